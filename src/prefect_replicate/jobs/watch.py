@@ -1,0 +1,229 @@
+"""Wait for a job to end: adaptive polls, a deadline, and a cancel when nobody wants it any more.
+
+A failed poll says nothing about the job. Any number of them in a row is tolerated, and only the
+deadline ends the wait: giving up earlier would leave a paid job running unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from prefect_replicate.api import calls
+from prefect_replicate.api.calls import Call
+from prefect_replicate.api.client import Client
+from prefect_replicate.api.errors import (
+    APIError,
+    DeadlineExceeded,
+    JobAborted,
+    JobCanceled,
+    ModelError,
+    OutputsExpired,
+    RateLimitError,
+    ReplicateError,
+    TransportError,
+)
+from prefect_replicate.api.resources import Job, Status, Training
+from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
+from prefect_replicate.settings import ReplicateSettings
+
+J = TypeVar("J", bound=Job)
+
+# An interrupted process has little time; Prefect kills it 30 s after asking it to end.
+CANCEL_WITHIN = 10.0
+
+
+def poll_delay(age: float, first: float, last: float) -> float:
+    """Seconds until the next poll of a job that has been watched for `age` seconds.
+
+    A tenth of its age: a job is seen to end at most 10% late, and 25 jobs of a minute or more stay
+    far below Replicate's 3,000 requests a minute.
+    """
+    return min(max(first, age / 10), last)
+
+
+def fresh_lines(logs: str, seen: int, *, final: bool) -> tuple[list[str], int]:
+    """Log lines that are complete and not reported yet, and how many characters those end at.
+
+    Args:
+        logs: The whole log, as Replicate gives it with every answer.
+        seen: How many of its characters were reported before.
+        final: The log is at its end, so a last line without a line break is complete too.
+    """
+    start = seen if seen <= len(logs) else 0  # Shorter than before: it was rewritten.
+    end = len(logs) if final else logs.rfind("\n") + 1
+    if end <= start:
+        return [], start
+    return [line for line in logs[start:end].splitlines() if line.strip()], end
+
+
+def outcome(job: J) -> J:
+    """Give back a job that succeeded; raise what became of any other.
+
+    Raises:
+        ModelError: It failed.
+        JobCanceled: It was canceled.
+        JobAborted: Its deadline passed before it started.
+        OutputsExpired: It succeeded, but Replicate has removed the output.
+    """
+    what = f"{type(job).__name__} {job.id} of '{job.reference}'"
+    where = f" See {job.urls.web}." if job.urls.web else ""
+    match job.status:
+        case Status.SUCCEEDED if not job.data_removed:
+            return job
+        case Status.SUCCEEDED:
+            raise OutputsExpired(
+                f"{what} succeeded, but Replicate has removed its output, as it does an hour after "
+                f"the end. It has been paid for; run it again to have it, and save the outputs.",
+                job,
+            )
+        case Status.FAILED:
+            reason = (job.error or "").strip() or "the platform gave no reason"
+            raise ModelError(
+                f"{what} failed: {reason}{'' if reason[-1] in '.!?' else '.'}{where}", job
+            )
+        case Status.ABORTED:
+            raise JobAborted(
+                f"{what} was aborted: its deadline passed before it started. Public models charge "
+                f"nothing for that. Give it a later deadline, or hardware with a shorter queue."
+                f"{where}",
+                job,
+            )
+    raise JobCanceled(
+        f"{what} was canceled; it is charged for the time that it ran.{where}",
+        job,
+    )
+
+
+async def wait(client: Client, job: J, *, deadline: float | None = None) -> J:
+    """Wait until a job has ended, and give it back as it ended, whatever that was.
+
+    Args:
+        client: The API.
+        job: As it was last seen.
+        deadline: Seconds from now after which the job is canceled; the setting's if None.
+
+    Raises:
+        DeadlineExceeded: The deadline passed; the job was canceled.
+        JobCanceled: Its flow run is being canceled, so the job was too.
+        ReplicateError: The job cannot be read; the message says that it goes on.
+    """
+    if job.done:
+        return job
+    watch = _Watch(client, job, ReplicateSettings(), deadline)
+    try:
+        return cast("J", await watch.run())
+    except asyncio.CancelledError:
+        await abandon(client, watch.job)
+        raise
+
+
+async def abandon(client: Client, job: Job) -> str:
+    """Cancel a job that nobody wants, and say what became of it. Never raises an API error."""
+    try:
+        async with asyncio.timeout(CANCEL_WITHIN):
+            job = await client.send(_cancel(job))
+    except (ReplicateError, TimeoutError) as error:
+        fate = (
+            f"{type(job).__name__} {job.id} could not be canceled ({error or 'no answer'}) and may "
+            f"run on and cost money: {job.urls.web or job.urls.cancel or job.id}"
+        )
+        run_logger().error(fate)
+        return fate
+    fate = f"{type(job).__name__} {job.id} was canceled; it is charged for the time that it ran"
+    run_logger().info(fate)
+    return fate
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One wait: the job as last seen, and the clocks it goes by."""
+
+    client: Client
+    job: Job
+    settings: ReplicateSettings
+    deadline: float | None
+    started: float = field(default_factory=time.monotonic)
+    looked: float = field(default_factory=time.monotonic)
+    logged: int = 0
+    strange: set[str] = field(default_factory=set)
+
+    async def run(self) -> Job:
+        deadline = self.settings.deadline if self.deadline is None else self.deadline
+        self._report()
+        while not self.job.done:
+            age = time.monotonic() - self.started
+            if age >= deadline:
+                await self._exceeded(deadline)
+            delay = poll_delay(age, self.settings.poll_first, self.settings.poll_last)
+            await asyncio.sleep(min(delay, deadline - age))
+            await self._poll()
+            await self._look()
+        return self.job
+
+    async def _poll(self) -> None:
+        try:
+            self.job = await self.client.send(_get(self.job))
+        except (TransportError, RateLimitError) as error:
+            run_logger().warning("The job goes on, but could not be read: %s", error)
+            return
+        except APIError as error:
+            where = self.job.urls.web or self.job.id
+            message = f"{error} The job itself may still be running and cost money: {where}"
+            raise type(error)(message, status=error.status, body=error.body) from error
+        self._report()
+
+    def _report(self) -> None:
+        lines, self.logged = fresh_lines(self.job.logs, self.logged, final=self.job.done)
+        for line in lines:
+            run_logger().info(line)
+        status = self.job.status
+        if status not in set(Status) | self.strange:
+            self.strange.add(status)
+            run_logger().warning(
+                "Job %s has the unknown status %r; waiting on", self.job.id, status
+            )
+
+    async def _look(self) -> None:
+        run = flow_run_id()
+        now = time.monotonic()
+        if self.job.done or run is None or now - self.looked < self.settings.look_every:
+            return
+        self.looked = now
+        if await _reachable(being_canceled(run)):
+            fate = await abandon(self.client, self.job)
+            raise JobCanceled(f"The flow run is being canceled. {fate}.", self.job)
+
+    async def _exceeded(self, deadline: float) -> None:
+        fate = await abandon(self.client, self.job)
+        raise DeadlineExceeded(
+            f"{type(self.job).__name__} {self.job.id} of '{self.job.reference}' was "
+            f"'{self.job.status}' when its deadline of {deadline:g} s passed. {fate}.",
+            self.job,
+        )
+
+
+async def _reachable(look: Awaitable[bool]) -> bool:
+    """A Prefect server that does not answer says nothing about the job: keep waiting."""
+    try:
+        return await look
+    except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the job matters more
+        run_logger().warning("Could not read the flow run's state: %s", error)
+        return False
+
+
+def _get(job: Job) -> Call[Any]:
+    by_id: Callable[[str], Call[Any]] = (
+        calls.trainings_get if isinstance(job, Training) else calls.predictions_get
+    )
+    return by_id(job.id)
+
+
+def _cancel(job: Job) -> Call[Any]:
+    by_id: Callable[[str], Call[Any]] = (
+        calls.trainings_cancel if isinstance(job, Training) else calls.predictions_cancel
+    )
+    return by_id(job.id)

@@ -1,0 +1,53 @@
+"""Settings: PREFECT_INTEGRATIONS_REPLICATE_* in the environment, `.env`, prefect.toml or pyproject.
+
+REPLICATE_API_TOKEN and REPLICATE_BASE_URL are read as well, since every other client reads them.
+"""
+
+from __future__ import annotations
+
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import AliasChoices, AliasPath, Field, SecretStr
+
+from prefect_replicate.api.client import REPLICATE
+
+
+def _also(name: str) -> AliasChoices:
+    own = f"prefect_integrations_replicate_{name}"
+    return AliasChoices(AliasPath(name), own, f"replicate_{name}")
+
+
+class ReplicateSettings(PrefectBaseSettings):
+    """What applies where a call says nothing. Read anew at each use, so tests can change it."""
+
+    model_config = build_settings_config(("integrations", "replicate"))
+
+    credentials_block: str | None = Field(
+        default=None,
+        description="Name of the ReplicateCredentials block that calls without credentials use.",
+    )
+    api_token: SecretStr | None = Field(
+        default=None,
+        validation_alias=_also("api_token"),
+        description="API token, where no block is named.",
+    )
+    base_url: str = Field(
+        default=REPLICATE,
+        validation_alias=_also("base_url"),
+        description="URL of the API, with or without /v1.",
+    )
+    deadline: float = Field(
+        default=24 * 3600.0,
+        gt=0,
+        description="Seconds after which a job that nobody gave a deadline is canceled.",
+    )
+    poll_first: float = Field(
+        default=0.25, gt=0, description="Seconds between polls of a job that has just begun."
+    )
+    poll_last: float = Field(
+        default=5.0, gt=0, description="Seconds between polls of a job that has run for long."
+    )
+    look_every: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds between looks whether the flow run still wants the job.",
+    )

@@ -1,0 +1,140 @@
+"""One loop, two doors: results, errors, interruptions and the caller's context pass both."""
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from prefect_replicate.jobs.engine import Engine, engine
+
+HERE: contextvars.ContextVar[str] = contextvars.ContextVar("HERE", default="nowhere")
+
+
+async def _where() -> tuple[str, int]:
+    await asyncio.sleep(0)
+    return HERE.get(), threading.get_ident()
+
+
+async def _fail() -> None:
+    raise ValueError("as told")
+
+
+def test_the_sync_door_runs_the_coroutine_in_the_callers_context_on_another_thread() -> None:
+    HERE.set("sync caller")
+    seen, thread = engine().run(_where)
+    assert (seen, thread != threading.get_ident()) == ("sync caller", True)
+
+
+async def test_the_async_door_does_too_and_on_the_same_loop() -> None:
+    HERE.set("async caller")
+    seen, thread = await engine().arun(_where)
+    assert (seen, thread) == ("async caller", engine().run(_where)[1])
+
+
+async def test_the_sync_door_works_inside_a_running_loop() -> None:
+    assert engine().run(_where)[1] != threading.get_ident()
+
+
+async def test_errors_come_out_of_both_doors_as_they_are() -> None:
+    with pytest.raises(ValueError, match="as told"):
+        engine().run(_fail)
+    with pytest.raises(ValueError, match="as told"):
+        await engine().arun(_fail)
+
+
+async def test_callers_wait_together_and_not_in_turn() -> None:
+    present: list[int] = []
+
+    async def meet() -> int:
+        present.append(1)
+        while len(present) < 100:
+            await asyncio.sleep(0.001)
+        return len(present)
+
+    async with asyncio.timeout(10):
+        met = await asyncio.gather(*(engine().arun(meet) for _ in range(100)))
+    assert min(met) == 100
+
+
+async def test_a_cancelled_awaiter_waits_until_the_coroutine_has_cleaned_up() -> None:
+    trace: list[str] = []
+
+    async def work() -> None:
+        trace.append("begun")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            trace.append("cleaned up")
+            raise
+
+    awaiter = asyncio.ensure_future(engine().arun(work))
+    while not trace:
+        await asyncio.sleep(0.001)
+    awaiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiter
+    assert trace == ["begun", "cleaned up"]
+
+
+def test_an_interrupted_sync_caller_waits_until_the_coroutine_has_cleaned_up() -> None:
+    trace: list[str] = []
+    main = threading.get_ident()
+
+    async def work() -> None:
+        # What Ctrl-C does: the interruption lands in the caller's thread, not on the loop.
+        asyncio.get_running_loop().call_later(0.05, _interrupt, main)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            trace.append("cleaned up")
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        engine().run(work)
+    assert trace == ["cleaned up"]
+
+
+def _interrupt(thread: int) -> None:
+    import signal  # noqa: PLC0415 - used by this one test
+
+    signal.pthread_kill(thread, signal.SIGINT)
+
+
+def test_one_process_has_one_engine_however_many_threads_ask() -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert len({id(one) for one in threads.map(lambda _: engine(), range(64))}) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_gets_an_engine_of_its_own() -> None:
+    engine().run(_where)
+    child = os.fork()
+    if child == 0:
+        try:
+            engine().run(_where)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ended == (child, 0)
+
+
+async def test_two_engines_do_not_share_clients() -> None:
+    from prefect_replicate.api.client import Access  # noqa: PLC0415 - reads better here
+
+    access = Access("http://127.0.0.1:1", "token")
+    one, other = Engine(), Engine()
+
+    async def client(of: Engine) -> int:
+        return id(of.client(access))
+
+    first = await one.arun(lambda: client(one))
+    assert first == await one.arun(lambda: client(one))
+    assert first != await other.arun(lambda: client(other))
