@@ -1,0 +1,1 @@
+"""What a job left behind, kept before Replicate deletes it an hour later."""
