@@ -1,0 +1,1 @@
+"""Prefect blocks: who pays, and where outputs go. They hold no clients, so they pickle."""

@@ -1,0 +1,1 @@
+"""Prefect tasks: a few lines each, in pairs. `name` is always sync and `aname` always async."""

@@ -1,0 +1,258 @@
+"""Score a model on held-out examples, through predictions like anybody's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prefect_replicate.api.client import Client
+from prefect_replicate.api.errors import BadInputError
+from prefect_replicate.api.resources import Prediction
+from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
+from prefect_replicate.jobs.submit import create
+from prefect_replicate.jobs.watch import outcome, wait
+from prefect_replicate.outputs.store import reading
+from prefect_replicate.tasks.predictions import prediction_call, short
+from prefect_replicate.tasks.twins import twins
+
+T = TypeVar("T")
+
+
+class Example(BaseModel):
+    """One held-out example: a model's input, and the output it should give where that is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: dict[str, Any]
+    expected: str | None = None
+
+
+class Score(BaseModel):
+    """What one prediction was worth."""
+
+    prediction_id: str
+    value: float
+
+
+class Evaluation(BaseModel):
+    """How well a model did on held-out examples. `score` is the mean over them."""
+
+    ref: str
+    scorer: str
+    higher_is_better: bool
+    score: float
+    scores: list[Score]
+
+    def beats(self, other: Evaluation) -> bool:
+        """Whether this score is better than the other; equal is not better.
+
+        Raises:
+            BadInputError: They were measured differently.
+        """
+        if (self.scorer, len(self.scores)) != (other.scorer, len(other.scores)):
+            raise BadInputError(
+                f"'{self.ref}' and '{other.ref}' were not scored alike: {self.scorer} on "
+                f"{len(self.scores)} examples and {other.scorer} on {len(other.scores)}."
+            )
+        return self.score > other.score if self.higher_is_better else self.score < other.score
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A way to put a number on a prediction.
+
+    Attributes:
+        name: What `scorer` finds it by.
+        higher_is_better: Which way is up.
+        needs_expected: It compares with `Example.expected`.
+        rate: From a succeeded prediction and its example to the number.
+    """
+
+    name: str
+    higher_is_better: bool
+    needs_expected: bool
+    rate: Callable[[Prediction, Example], float]
+
+
+def _exact_match(prediction: Prediction, example: Example) -> float:
+    return float(prediction.text.strip() == (example.expected or "").strip())
+
+
+def _contains(prediction: Prediction, example: Example) -> float:
+    return float((example.expected or "") in prediction.text)
+
+
+def _similarity(prediction: Prediction, example: Example) -> float:
+    return SequenceMatcher(None, prediction.text, example.expected or "", autojunk=False).ratio()
+
+
+_COMPARING = {"exact_match": _exact_match, "contains": _contains, "similarity": _similarity}
+
+
+def scorer(name: str) -> Scorer:
+    """Find a scorer.
+
+    Args:
+        name: "exact_match", "contains" or "similarity" (0 to 1, by characters), which compare the
+            output text with `expected`; or "lowest:METRIC" or "highest:METRIC", which read a
+            number that the model itself recorded among the prediction's metrics.
+
+    Raises:
+        BadInputError: There is none of that name.
+    """
+    if name in _COMPARING:
+        return Scorer(name, higher_is_better=True, needs_expected=True, rate=_COMPARING[name])
+    way, _, metric = name.partition(":")
+    if way not in {"lowest", "highest"} or not metric:
+        known = ", ".join([*_COMPARING, "lowest:METRIC", "highest:METRIC"])
+        raise BadInputError(f"There is no scorer {name!r}. There are: {known}. Nothing was sent.")
+
+    def rate(prediction: Prediction, _: Example) -> float:
+        value = prediction.metrics.get(metric)
+        if not isinstance(value, int | float):
+            raise BadInputError(
+                f"Prediction {prediction.id} of '{prediction.reference}' recorded no number "
+                f"{metric!r}, so {name!r} cannot score it. It recorded: "
+                f"{', '.join(prediction.metrics) or 'nothing'}. It has been paid for."
+            )
+        return float(value)
+
+    return Scorer(name, way == "highest", needs_expected=False, rate=rate)
+
+
+def parse_examples(text: str, source: str) -> list[Example]:
+    """Read examples, one JSON object a line: `{"input": {...}, "expected": "..."}`.
+
+    Raises:
+        BadInputError: A line is not that, or there is none.
+    """
+    examples = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            examples.append(Example.model_validate_json(line))
+        except ValidationError as error:
+            found = error.errors()[0]
+            where = ".".join(map(str, found["loc"]))
+            raise BadInputError(
+                f"Line {number} of {source} is no example ({where or 'JSON'}: {found['msg']}). A "
+                f'line is {{"input": {{...}}, "expected": "..."}}. Nothing was sent.'
+            ) from error
+    if not examples:
+        raise BadInputError(f"There are no examples in {source}. Nothing was sent.")
+    return examples
+
+
+def read_examples(source: str | Path) -> list[Example]:
+    """Read held-out examples from a path or any URL, so that mistakes show before money is spent.
+
+    Raises:
+        BadInputError: It cannot be read, or a line is no example.
+    """
+    with reading(str(source)) as file:
+        content = file.read()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{source} is not UTF-8 text: {error}. Nothing was sent.") from error
+    return parse_examples(text, str(source))
+
+
+async def _evaluate_model(
+    ref: str,
+    examples: str | Path | Sequence[Example | Mapping[str, Any]],
+    scorer: str,
+    *,
+    credentials: ReplicateCredentials | None = None,
+    at_once: int = 8,
+    deadline: float | None = None,
+) -> Evaluation:
+    """Score a model on held-out examples: one prediction each, made over HTTP like any other.
+
+    Args:
+        ref: As in `run_model`.
+        examples: Path or URL of a file with one `{"input": {...}, "expected": "..."}` a line, or
+            such objects themselves.
+        scorer: "exact_match", "contains", "similarity", "lowest:METRIC" or "highest:METRIC".
+        credentials: Who pays; the default credentials if None.
+        at_once: Predictions that run at the same time.
+        deadline: Seconds after which a prediction is canceled, and with it the evaluation.
+
+    Raises:
+        BadInputError: The examples or the scorer are wrong; nothing was charged.
+        ModelError: A prediction failed; those still running were canceled.
+    """
+    rating = find_scorer(scorer)
+    chosen = await _examples(examples)
+    if rating.needs_expected and any(example.expected is None for example in chosen):
+        raise BadInputError(
+            f"{scorer!r} compares with 'expected', and some examples have none. Nothing was sent."
+        )
+    client = await client_for(credentials)
+    free = asyncio.Semaphore(at_once)
+
+    async def score(example: Example) -> Score:
+        async with free:
+            prediction = await _predict(client, ref, example, deadline)
+        return Score(prediction_id=prediction.id, value=rating.rate(prediction, example))
+
+    scores = await _all(score(example) for example in chosen)
+    mean = fmean(score.value for score in scores)
+    if not math.isfinite(mean):
+        raise BadInputError(f"The mean of {scorer!r} over '{ref}' is {mean}, which ranks nothing.")
+    return Evaluation(
+        ref=ref,
+        scorer=scorer,
+        higher_is_better=rating.higher_is_better,
+        score=mean,
+        scores=scores,
+    )
+
+
+find_scorer = scorer  # The task's own parameter has the name.
+
+
+async def _predict(
+    client: Client, ref: str, example: Example, deadline: float | None
+) -> Prediction:
+    call = await prediction_call(client, ref, example.input, None, deadline)
+    return outcome(await wait(client, await create(client, call), deadline=deadline))
+
+
+async def _examples(
+    examples: str | Path | Sequence[Example | Mapping[str, Any]],
+) -> list[Example]:
+    if isinstance(examples, str | Path):
+        return await asyncio.to_thread(read_examples, examples)
+    lines = [
+        example.model_dump_json() if isinstance(example, Example) else json.dumps(dict(example))
+        for example in examples
+    ]
+    return parse_examples("\n".join(lines), "the examples given")
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every result, or the first failure; then the rest is interrupted and cancels its jobs."""
+    running = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*running)
+    except BaseException:
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        raise
+
+
+evaluate_model, aevaluate_model = twins(
+    _evaluate_model, lambda p: f"evaluate {short(p['ref'])} by {p['scorer']}"
+)
