@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from prefect_replicate.api.references import Name
+from prefect_replicate.api.references import Name, parse_reference
 from prefect_replicate.api.resources import (
     Account,
     Deployment,
@@ -107,11 +107,15 @@ def models_versions_get(model: Name, version: str) -> Call[Version]:
 def predictions_create(
     version: str, input: Mapping[str, Any], *, cancel_after: int | None = None
 ) -> Call[Prediction]:
-    """Run a version: "owner/name:id" or a bare id."""
+    """Run a version: "owner/name:id" or a bare id.
+
+    Raises:
+        BadReferenceError: It is neither.
+    """
     return _create_prediction(
         "predictions.create",
         "/predictions",
-        f"'{version}'",
+        f"'{parse_reference(version).short}'",
         {"version": version, "input": input},
         cancel_after,
     )
@@ -165,7 +169,7 @@ def trainings_create(
         method="POST",
         path=f"/models/{model}/versions/{version}/trainings",
         parse=Training.model_validate,
-        subject=f"a training of '{model}:{version}' into '{destination}'",
+        subject=f"a training of '{model}:{version[:8]}' into '{destination}'",
         body={"destination": str(destination), "input": input},
         creates_job=True,
     )

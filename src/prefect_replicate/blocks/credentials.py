@@ -12,7 +12,8 @@ from prefect_replicate.api.resources import Account
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.settings import ReplicateSettings
 
-LOGO = HttpUrl("https://replicate.com/static/apple-touch-icon.1adc51db122a.png")
+# GitHub serves an organization's square picture under this name.
+LOGO = HttpUrl("https://github.com/replicate.png")
 DOCUMENTATION = HttpUrl("https://replicate.com/docs/reference/http")
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import MissingContextError, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import get_logger
 
@@ -17,11 +17,12 @@ Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[Any]
 
 
 def run_logger() -> Logger:
-    """The logger of the task or flow run that calls, or this package's own outside of one."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return get_logger("prefect_replicate")
+    """The logger of the task or flow run that calls, or this package's own outside of a flow.
+
+    A task run without a flow has a logger too, but Prefect's server keeps no logs for it, and each
+    line would warn of that.
+    """
+    return get_run_logger() if flow_run_id() else get_logger("prefect_replicate")
 
 
 def flow_run_id() -> UUID | None:

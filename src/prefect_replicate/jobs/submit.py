@@ -26,9 +26,14 @@ async def create(client: Client, call: Call[J]) -> J:
     """
     sending = asyncio.ensure_future(client.send(call))
     try:
-        job = await asyncio.shield(sending)
+        return await asyncio.shield(sending)
     except asyncio.CancelledError:
         await abandon(client, await sending)
         raise
-    run_logger().info("Created %s: %s", call.subject, job.urls.web or job.id)
+
+
+def announce(job: J) -> J:
+    """Say in the run's log where a job can be watched, and give it back."""
+    where = job.urls.web or job.id
+    run_logger().info("Started %s of '%s': %s", type(job).__name__.lower(), job.reference, where)
     return job

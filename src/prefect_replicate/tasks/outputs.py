@@ -9,6 +9,7 @@ from prefect_replicate.api.resources import Job
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.blocks.storage import OutputStorage
 from prefect_replicate.outputs.store import SavedOutputs
+from prefect_replicate.tasks.predictions import shown_id
 from prefect_replicate.tasks.twins import twins
 
 
@@ -45,5 +46,5 @@ async def _save_outputs(
 
 
 save_outputs, asave_outputs = twins(
-    _save_outputs, lambda p: f"save outputs of {p['prediction'].id}"
+    _save_outputs, lambda p: f"save outputs of {shown_id(p, 'prediction')}"
 )

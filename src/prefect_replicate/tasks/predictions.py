@@ -13,7 +13,7 @@ from prefect_replicate.api.references import parse_name, parse_reference
 from prefect_replicate.api.resources import Job, Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.submit import create
+from prefect_replicate.jobs.submit import announce, create
 from prefect_replicate.jobs.watch import outcome, wait
 from prefect_replicate.settings import ReplicateSettings
 from prefect_replicate.tasks.twins import twins
@@ -60,7 +60,8 @@ async def _run_model(
     """
     client = await client_for(credentials)
     call = await prediction_call(client, ref, input, deployment, deadline)
-    return outcome(await wait(client, await create(client, call), deadline=deadline))
+    started = announce(await create(client, call))
+    return outcome(await wait(client, started, deadline=deadline))
 
 
 async def _create_prediction(
@@ -76,7 +77,8 @@ async def _create_prediction(
     Pass what it returns to `wait_for_prediction`.
     """
     client = await client_for(credentials)
-    return await create(client, await prediction_call(client, ref, input, deployment, deadline))
+    call = await prediction_call(client, ref, input, deployment, deadline)
+    return announce(await create(client, call))
 
 
 async def _get_prediction(

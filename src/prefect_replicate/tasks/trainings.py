@@ -11,7 +11,7 @@ from prefect_replicate.api.errors import BadReferenceError
 from prefect_replicate.api.references import parse_name, parse_reference
 from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.jobs.submit import create
+from prefect_replicate.jobs.submit import announce, create
 from prefect_replicate.jobs.watch import outcome, wait
 from prefect_replicate.tasks.predictions import job_id, short, shown_id
 from prefect_replicate.tasks.twins import twins
@@ -53,7 +53,8 @@ async def _train_model(
     """
     call = training_call(version, destination, input)
     client = await client_for(credentials)
-    return outcome(await wait(client, await create(client, call), deadline=deadline))
+    started = announce(await create(client, call))
+    return outcome(await wait(client, started, deadline=deadline))
 
 
 async def _create_training(
@@ -68,7 +69,7 @@ async def _create_training(
     Pass what it returns to `wait_for_training`.
     """
     call = training_call(version, destination, input)
-    return await create(await client_for(credentials), call)
+    return announce(await create(await client_for(credentials), call))
 
 
 async def _get_training(

@@ -1,0 +1,358 @@
+"""Workers that run on coglet, Cog's own server, of which only this and `worker_process` know.
+
+Its ways that matter here: state comes as server-sent events on the request itself, but a burst of
+some thousand events makes it cut them off and cancel the prediction; a slot is freed some
+milliseconds after its prediction; a crashed model never recovers; the model's interpreter is
+started as plain `python`; every prediction leaves a folder behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from prefect_replicate.local.engine import (
+    Ended,
+    Event,
+    Logged,
+    Produced,
+    Started,
+    StartFailed,
+    WorkerLost,
+    WorkerSpec,
+)
+
+_PROGRAM = Path(__file__).with_name("worker_process.py")
+_LEFTOVERS = Path("/tmp/coglet/predictions")  # noqa: S108 - coglet's choice; it ignores TMPDIR
+_LOG_TAIL = 4000  # characters of a failed start that go into the logs
+_PREFIXES = re.compile(
+    r"^(?:(?:Prediction failed|Training failed|Generator iteration error): )+", re.IGNORECASE
+)
+_SETUP_PREFIX = re.compile(r"^.*\bsetup failed: ", re.IGNORECASE | re.DOTALL)
+_CRASHED = "Worker crashed"
+_PORT_TAKEN = "Address already in use"
+
+# What a model's process may see of ours. Containers at Replicate see none of it, and tokens,
+# Prefect's settings and Sentry's address have no business in a model.
+_ENVIRONMENT = frozenset(
+    {"HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LOGNAME", "TZ", "USER", "VIRTUAL_ENV"}
+    | {"PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"}
+    | {"XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
+)
+
+
+class CogletWorker:
+    """A model in a process of its own, run by coglet.
+
+    Args:
+        spec: What to run.
+        folder: A folder of its own: the model's working copy, its temporary files, its log.
+        transport: For HTTP to the process.
+        start_timeout: Seconds until a worker that is not ready counts as failed; coglet has no
+            limit of its own, and waits for ever where its interpreter cannot start.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        folder: Path,
+        transport: httpx.AsyncBaseTransport,
+        start_timeout: float,
+    ) -> None:
+        self._spec, self._folder, self._transport = spec, folder, transport
+        self._start_timeout = start_timeout
+        self._port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._broken = False
+        self._killed = False  # once: later the id may belong to somebody else
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can take another prediction."""
+        return self._process is not None and self._process.returncode is None and not self._broken
+
+    async def start(self) -> None:
+        """Return when the model is ready.
+
+        Raises:
+            StartFailed: It is not, with the reason and its logs.
+        """
+        await asyncio.to_thread(self._prepare)
+        for last in (False, False, True):
+            # Free when looked at, but somebody else may be faster.
+            self._port = _free_port()
+            try:
+                await self._launch()
+            except StartFailed as error:
+                if last or _PORT_TAKEN not in error.logs:
+                    raise
+            else:
+                return
+
+    async def _launch(self) -> None:
+        with (self._folder / "log").open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                str(_PROGRAM),
+                str(os.getpid()),
+                self._spec.reference,
+                self._spec.mode,
+                cwd=self._folder / "model",
+                env=self._environment(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await self._ready()
+        except TimeoutError:
+            raise StartFailed(
+                f"E6716: the model was not ready after {self._start_timeout:g} s", self._log()
+            ) from None
+
+    def _prepare(self) -> None:
+        model = self._folder / "model"
+        # A copy, not links: a training that opens its weights for writing would change the version.
+        shutil.copytree(self._spec.source, model)
+        (model / ".cog").mkdir(exist_ok=True)
+        (model / ".cog" / "openapi_schema.json").write_text(json.dumps(self._spec.schema))
+        (self._folder / "tmp").mkdir()
+        python = self._folder / "bin" / "python"
+        python.parent.mkdir()
+        # Not a link: a linked interpreter would look for its virtual environment here.
+        python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
+        # coglet starts `python` from PATH, and models may call scripts of this environment.
+        scripts, path = Path(sys.executable).parent, os.environ.get("PATH", os.defpath)
+        path = os.pathsep.join([str(self._folder / "bin"), str(scripts), path])
+        weights = {"COG_WEIGHTS": self._spec.weights} if self._spec.weights else {}
+        # Workers that run side by side would each start a thread for every processor.
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        return {
+            **kept,
+            **dict.fromkeys(threads, "1"),
+            **weights,
+            "PATH": path,
+            "PORT": str(self._port),
+            "TMPDIR": str(self._folder / "tmp"),
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "PYTHONUNBUFFERED": "1",
+            "COG_LOG_LEVEL": "warning",
+            "COG_MAX_CONCURRENCY": str(self._spec.concurrency),
+        }
+
+    async def _ready(self) -> None:
+        while True:
+            if self._process and self._process.returncode is not None:
+                raise StartFailed(
+                    f"its process ended with code {self._process.returncode}", self._log()
+                )
+            health = await self._health()
+            if health.get("status") == "READY":
+                return
+            if health.get("status") in {"SETUP_FAILED", "UNHEALTHY", "DEFUNCT"}:
+                reason = _SETUP_PREFIX.sub("", health.get("setup", {}).get("logs", "")).strip()
+                raise StartFailed(reason or "its setup failed", self._log())
+            await asyncio.sleep(0.02)
+
+    async def _health(self) -> dict[str, Any]:
+        try:
+            async with self._send("GET", "/health-check") as response:
+                return dict(json.loads(await response.aread()))
+        except (httpx.TransportError, ValueError):
+            return {}
+
+    def _log(self) -> str:
+        """What the model printed, out of coglet's own log."""
+        lines = (self._folder / "log").read_text(errors="replace").splitlines()
+        text = "".join(f"{line}\n" for line in map(_message, lines) if line)
+        return text[-_LOG_TAIL:]
+
+    async def run(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
+        """Run the model once and tell what happens, in order.
+
+        Raises:
+            WorkerLost: The process is gone.
+        """
+        try:
+            async with aclosing(self._watched(run_id, payload)) as events:
+                async for event in events:
+                    yield event
+                    if isinstance(event, Ended):
+                        return
+            # The model printed faster than coglet could tell, which made coglet give up on both.
+            yield Started()
+            yield await self._unwatched(run_id, payload)
+        except httpx.TransportError as error:
+            self._broken = True
+            raise WorkerLost(str(error) or type(error).__name__) from error
+        finally:
+            shutil.rmtree(_LEFTOVERS / run_id, ignore_errors=True)
+
+    async def _watched(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
+        """Events as they happen; no end where coglet lost count of them."""
+        async with self._post(run_id, payload, "text/event-stream") as response:
+            async for name, data in server_sent(response.aiter_raw()):
+                if name == "error" and "lagged" in data.get("error", ""):
+                    return
+                if event := self._read(name, data):
+                    yield event
+                    if isinstance(event, Ended):
+                        return
+        raise httpx.ReadError("its answer ended before the prediction did")
+
+    async def _unwatched(self, run_id: str, payload: dict[str, Any]) -> Ended:
+        """The end alone."""
+        async with self._post(run_id, payload, "application/json") as response:
+            return self._end(json.loads(await response.aread()))
+
+    @asynccontextmanager
+    async def _post(
+        self, run_id: str, payload: dict[str, Any], accept: str
+    ) -> AsyncIterator[httpx.Response]:
+        until = time.monotonic() + 10.0
+        body = {"id": run_id, "input": payload}
+        while True:
+            async with self._send("POST", "/predictions", body, accept, patience=None) as response:
+                if response.status_code == httpx.codes.OK:
+                    yield response
+                    return
+                text = (await response.aread()).decode(errors="replace")
+            # A slot is freed a few milliseconds after the prediction that held it.
+            if response.status_code != httpx.codes.CONFLICT or time.monotonic() > until:
+                raise httpx.RemoteProtocolError(f"{response.status_code} {text[:500]}")
+            await asyncio.sleep(0.003)
+
+    @asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        accept: str = "application/json",
+        *,
+        patience: float | None = 10.0,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request; `patience` is for the answer, in seconds."""
+        request = httpx.Request(
+            method,
+            f"http://127.0.0.1:{self._port}{path}",
+            json=body,
+            headers={"Accept": accept},
+            extensions={"timeout": {"connect": 10.0, "read": patience, "write": 10.0}},
+        )
+        response = await self._transport.handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    def _read(self, name: str, data: dict[str, Any]) -> Event | None:
+        match name:
+            case "start":
+                return Started()
+            case "log":
+                return Logged(data["data"])
+            case "output":
+                return Produced(data["index"], data["chunk"])
+            case "completed":
+                return self._end(data)
+            case _:  # metrics come again at the end, heartbeats say nothing
+                return None
+
+    def _end(self, data: dict[str, Any]) -> Ended:
+        error = data.get("error")
+        if error == _CRASHED:
+            self._broken = True
+            error = "The model's process died: it exited, crashed or ran out of memory."
+        return Ended(
+            status=data["status"],
+            output=data.get("output"),
+            error=_PREFIXES.sub("", error) if error else None,
+            logs=data.get("logs") or "",
+            metrics=data.get("metrics") or {},
+        )
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask the model to stop; it may not listen."""
+        with suppress(httpx.TransportError):
+            async with self._send("POST", f"/predictions/{run_id}/cancel"):
+                pass
+
+    def kill(self) -> None:
+        """End the process and all that it started, now."""
+        if self._process and not self._killed:
+            self._broken = self._killed = True
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Kill it, wait until it is gone and remove its folder."""
+        self.kill()
+        if self._process:
+            await self._process.wait()
+        # Not in a thread: at the end of the interpreter there are no new threads.
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _message(line: str) -> str:
+    """What a line of coglet's log says if the model printed it; lines of others as they are."""
+    try:
+        entry = json.loads(line)
+        return str(entry["fields"]["message"]) if entry["target"] == "coglet::setup" else ""
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
+async def server_sent(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Events of a stream whose data is a JSON object, by name."""
+    buffer = bytearray()
+    seen = 0
+    async for chunk in chunks:
+        buffer += chunk
+        while (end := buffer.find(b"\n\n", seen)) >= 0:
+            block = bytes(buffer[:end])
+            del buffer[: end + 2]
+            seen = 0
+            if event := _parse(block):
+                yield event
+        seen = max(0, len(buffer) - 1)
+
+
+def _parse(block: bytes) -> tuple[str, dict[str, Any]] | None:
+    name, data = "", b""
+    for line in block.split(b"\n"):
+        if line.startswith(b"event:"):
+            name = line[6:].strip().decode()
+        elif line.startswith(b"data:"):
+            data += line[5:]
+    return (name, json.loads(data)) if name and data else None

@@ -1,0 +1,112 @@
+"""What a client hands to a model: checked against the version's own schema, files made reachable.
+
+Pure: the version's OpenAPI document and the input go in; a payload, an echo or a Problem comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from prefect_replicate.local.files import read_data_uri
+from prefect_replicate.local.outputs import is_file, resolve
+from prefect_replicate.local.problems import from_schema_errors, invalid_field
+
+REDACTED = "[REDACTED]"
+
+# Gives the URL under which a worker gets a file, or None if the URL is ours and has no file.
+Reach = Callable[[str], str | None]
+
+
+def check(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> None:
+    """Compare an input with the schema of what it is for.
+
+    Args:
+        openapi: The worker's OpenAPI document, in which "Input" is what this worker takes.
+        input: As the client sent it.
+
+    Raises:
+        Problem: 422 with everything that is wrong.
+    """
+    document = {**_allow_null(openapi), "$ref": "#/components/schemas/Input"}
+    errors = list(Draft202012Validator(document).iter_errors(input))
+    if errors:
+        raise from_schema_errors(sorted(errors, key=lambda error: list(error.path)), "input")
+
+
+def payload(openapi: Mapping[str, Any], input: Mapping[str, Any], reach: Reach) -> dict[str, Any]:
+    """The input as a worker gets it: every file is a URL that it can fetch without a token.
+
+    Raises:
+        Problem: 422 where a file is anything but an http(s) or data: URL, since Cog would hand
+            such a text to the model as a path on this machine; or where there is no such file.
+    """
+    fields = _fields(openapi)
+    return {
+        name: _reachable(value, fields.get(name, {}), openapi, reach, f"input.{name}")
+        for name, value in input.items()
+    }
+
+
+def redact(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> dict[str, Any]:
+    """The input as it is kept and shown: as sent, but secrets are gone."""
+    fields = _fields(openapi)
+    return {
+        name: REDACTED if _is_secret(resolve(fields.get(name, {}), openapi)) else value
+        for name, value in input.items()
+    }
+
+
+def _fields(openapi: Mapping[str, Any]) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = openapi["components"]["schemas"]["Input"].get("properties", {})
+    return fields
+
+
+def _is_secret(schema: Mapping[str, Any]) -> bool:
+    return bool(schema.get("x-cog-secret")) or schema.get("format") == "password"
+
+
+def _reachable(
+    value: Any, schema: Mapping[str, Any], openapi: Mapping[str, Any], reach: Reach, field: str
+) -> Any:
+    schema = resolve(schema, openapi)
+    if isinstance(value, list):
+        items = schema.get("items", {})
+        return [
+            _reachable(item, items, openapi, reach, f"{field}.{at}")
+            for at, item in enumerate(value)
+        ]
+    if not isinstance(value, str) or not is_file(schema):
+        return value
+    return _fetchable(value, reach, field)
+
+
+def _fetchable(url: str, reach: Reach, field: str) -> str:
+    scheme = url.partition(":")[0].lower()
+    if scheme == "data":
+        try:
+            read_data_uri(url)
+        except ValueError as error:
+            raise invalid_field(field, f"Does not match format 'uri': {error}", "format") from None
+        return url
+    if scheme not in {"http", "https"}:
+        raise invalid_field(field, "Does not match format 'uri'", "format")
+    reached = reach(url)
+    if reached is None:
+        raise invalid_field(field, f"There is no file at {url}", "format")
+    return reached
+
+
+def _allow_null(schema: Any) -> Any:
+    """OpenAPI 3.0's `nullable` in the words of JSON Schema."""
+    if isinstance(schema, list):
+        return [_allow_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    converted = {name: _allow_null(value) for name, value in schema.items()}
+    if schema.get("nullable") is not True:  # a model may have an input of this name
+        return converted
+    del converted["nullable"]
+    return {"anyOf": [converted, {"type": "null"}]}

@@ -1,0 +1,56 @@
+"""How long a client waits for a prediction, and how long it lets it live: two request headers.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+
+from prefect_replicate.local.problems import invalid_field
+
+LONGEST_WAIT = 60  # seconds; also what a plain "wait" means
+SHORTEST_LIFE = 5.0
+LONGEST_LIFE = 24 * 3600.0
+_LIFE = re.compile(
+    r"(?:(?P<plain>\d+)|(?=\d)(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?)", re.ASCII
+)
+
+
+def read_prefer(header: str) -> int | None:
+    """Seconds to hold the answer, from a Prefer header: "wait", "wait=N" or anything else.
+
+    Raises:
+        Problem: 422, N is not a number from 1 to 60.
+    """
+    for preference in header.split(","):
+        name, equals, value = preference.strip().partition("=")
+        if name.strip().lower() != "wait":
+            continue
+        if not equals:
+            return LONGEST_WAIT
+        if value.isascii() and value.isdigit() and 1 <= int(value) <= LONGEST_WAIT:
+            return int(value)
+        raise invalid_field("Prefer", f"Must be wait or wait=N with N from 1 to {LONGEST_WAIT}")
+    return None
+
+
+def read_cancel_after(header: str) -> float | None:
+    """Seconds that a prediction may live, from a Cancel-After header: "90", "30s", "1h30m45s".
+
+    Raises:
+        Problem: 422, the header is something else, or outside of 5 s to 24 h.
+    """
+    text = header.strip()
+    if not text:
+        return None
+    match = _LIFE.fullmatch(text)
+    if not match:
+        raise invalid_field(
+            "Cancel-After", "Must be seconds, or a duration such as 30s or 1h30m45s"
+        )
+    hours, minutes, seconds = (int(match[unit] or 0) for unit in "hms")
+    life = float(match["plain"] or hours * 3600 + minutes * 60 + seconds)
+    if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+        raise invalid_field("Cancel-After", "Must be at least 5 seconds and at most 24 hours")
+    return life

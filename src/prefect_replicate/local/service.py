@@ -1,0 +1,281 @@
+"""Everything behind the routes, put together: what exists, what runs, and how the two meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from prefect_replicate.api.references import Name
+from prefect_replicate.local import inputs
+from prefect_replicate.local.cog_worker import CogletWorker
+from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
+from prefect_replicate.local.files import DELIVERY, FileStore, delivery_path
+from prefect_replicate.local.outputs import file_path
+from prefect_replicate.local.pool import Pool
+from prefect_replicate.local.records import Deployment, Model, Run, StoredFile, Version, timestamp
+from prefect_replicate.local.runs import Live, RunFailed, Runs, new_run
+from prefect_replicate.local.state import State
+from prefect_replicate.local.versions import Versions, version_id
+from prefect_replicate.local.web import host_name, is_loopback
+
+# Replicate's own limit for a model's setup.
+START_TIMEOUT = 600.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client asks for when it starts a prediction or a training.
+
+    Attributes:
+        version: What to run.
+        input: For the model, as sent.
+        base: The address by which the client knows this server.
+        fields: What else the run's record begins with.
+        deadline: Seconds until the run is ended, or None.
+    """
+
+    version: Version
+    input: dict[str, Any]
+    base: str
+    fields: dict[str, Any]
+    deadline: float | None = None
+
+
+class Service:
+    """One server's models, files and runs. Lives on one event loop.
+
+    Args:
+        root: Folder for everything.
+        address: The server's own address, where workers find files.
+    """
+
+    def __init__(self, root: Path, address: str) -> None:
+        self._address = address
+        self.state = State(root / "state.db")
+        self.files = FileStore(root / "files")
+        self.versions = Versions(root / "versions")
+        # Workers are neighbours: no proxy. And no connection is used twice: coglet leaves Nagle's
+        # algorithm on, so on an old connection every event but the first comes 40 ms late.
+        # A bare transport, since a client logs every request at level INFO, and we ask often.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+        self.pool = Pool(root / "workers", self._hire)
+        self.pool.keep_warm(self._warm_keys)
+        self.runs = Runs(self.state, self.pool, self.files)
+        self._specs: dict[str, WorkerSpec] = {}
+        self._background = {asyncio.create_task(self.pool.reap())}
+        for _, deployment in self.state.deployments.newest():
+            self.warm_up(deployment)
+
+    async def halt(self) -> None:
+        """End whatever runs."""
+        for task in self._background:
+            task.cancel()
+        self.pool.kill()
+        await self.runs.close()
+
+    async def close(self) -> None:
+        """Let go of files and processes; `halt` comes first."""
+        await self.halt()
+        await self.pool.close()
+        await self._transport.aclose()
+        self.state.close()
+
+    # --- models and versions ---
+
+    async def push(self, folder: Path, name: Name, *, official: bool) -> str:
+        """Make a folder a version of a model, and the model if there is none.
+
+        Raises:
+            BrokenModel: The folder holds no usable model; nothing was added.
+        """
+        code, model = await asyncio.to_thread(self.versions.stage, folder)
+        version = Version(
+            owner=name.owner,
+            name=name.name,
+            id=version_id(code),
+            created_at=timestamp(datetime.now(UTC)),
+            code=code,
+            predict=model.predict,
+            train=model.train,
+            openapi=model.openapi,
+            concurrency=model.concurrency,
+            streams=model.streams,
+        )
+        return self._publish(version, official=official)
+
+    def _publish(self, version: Version, *, official: bool = False) -> str:
+        owner = self.state.models.get(version.owner, version.name)
+        model = owner or Model(version.owner, version.name, version.created_at)
+        model.is_official = model.is_official or official
+        self.state.put_version(version, model)
+        return f"{version.owner}/{version.name}:{version.id}"
+
+    def latest(self, owner: str, name: str) -> Version | None:
+        """The newest version of a model."""
+        found = self.state.versions.newest({"owner": owner, "name": name}, limit=1)
+        return found[0][1] if found else None
+
+    def any_version(self, version: str) -> Version | None:
+        """The version of this id, of whichever model."""
+        found = self.state.versions.newest({"id": version}, limit=1)
+        return found[0][1] if found else None
+
+    # --- predictions and trainings ---
+
+    def predict(self, order: Order) -> Run:
+        """Start a prediction.
+
+        Raises:
+            Problem: 422, the input does not fit; nothing was started.
+        """
+        live = self._prepare(order, self._spec(order.version, "predict"), "prediction")
+        self._count(order.version)
+        self.runs.start(live)
+        return live.run
+
+    def train(self, order: Order, destination: Name) -> Run:
+        """Start a training, whose result becomes a version of `destination`.
+
+        Raises:
+            Problem: 422, the input does not fit; nothing was started.
+        """
+        spec = self._spec(order.version, "train", key=secrets.token_hex(8))
+        live = self._prepare(order, spec, "training")
+        live.run.destination = str(destination)
+
+        async def finish(output: Any) -> dict[str, Any]:
+            return await self._release_training(order.version, destination, output)
+
+        live.finish = finish
+        self.runs.start(live)
+        return live.run
+
+    def _prepare(self, order: Order, spec: WorkerSpec, kind: str) -> Live:
+        inputs.check(spec.schema, order.input)
+        payload = inputs.payload(spec.schema, order.input, lambda url: self._reach(url, order.base))
+        run = new_run(
+            order.deadline,
+            kind=kind,
+            model=f"{order.version.owner}/{order.version.name}",
+            version=order.version.id,
+            input=inputs.redact(spec.schema, order.input),
+            **order.fields,
+        )
+        return Live(run, spec, payload)
+
+    async def _release_training(
+        self, base: Version, destination: Name, output: Any
+    ) -> dict[str, Any]:
+        weights = output.get("weights") if isinstance(output, dict) else output
+        path = file_path(weights)
+        if path is None:
+            raise RunFailed(
+                "Failed to create trained image after successful training run: train() returned no "
+                "file of weights. Return a Path, or an object whose `weights` is one."
+            )
+        digest = await asyncio.to_thread(self.files.digest, path)
+        if self.state.models.get(destination.owner, destination.name) is None:
+            raise RunFailed(f"The training destination {destination} was deleted meanwhile.")
+        version = Version(
+            owner=destination.owner,
+            name=destination.name,
+            id=version_id(base.code, digest),
+            created_at=timestamp(datetime.now(UTC)),
+            code=base.code,
+            predict=base.predict,
+            train=base.train,
+            openapi=base.openapi,
+            concurrency=base.concurrency,
+            streams=base.streams,
+            weights=path,
+        )
+        return {"weights": weights, "version": self._publish(version)}
+
+    def _count(self, version: Version) -> None:
+        model = self.state.models.get(version.owner, version.name)
+        if model:
+            model.run_count += 1
+            self.state.models.put(model)
+
+    # --- workers ---
+
+    def warm_up(self, deployment: Deployment) -> None:
+        """Start the worker of a deployment that keeps instances."""
+        version = self.any_version(deployment.version)
+        if version and deployment.min_instances:
+            task = asyncio.create_task(self._warm_up(self._spec(version, "predict")))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _warm_up(self, spec: WorkerSpec) -> None:
+        try:
+            await self.pool.warm_up(spec)
+        except StartFailed as error:
+            # Its predictions fail with the same reason, where somebody will read it.
+            logger.warning("A deployment's model did not start: %s", error)
+
+    def _warm_keys(self) -> set[str]:
+        deployments = [record for _, record in self.state.deployments.newest()]
+        kept = {record.version for record in deployments if record.min_instances}
+        return {key for key in self._specs if key in kept}
+
+    def _spec(
+        self, version: Version, mode: Literal["predict", "train"], key: str | None = None
+    ) -> WorkerSpec:
+        weights = self._address + delivery_path(version.weights) if version.weights else None
+        if mode == "train":
+            return self.versions.worker(version, mode, weights, key or version.id)
+        if version.id not in self._specs:
+            self._specs[version.id] = self.versions.worker(version, mode, weights, version.id)
+        return self._specs[version.id]
+
+    def _hire(self, spec: WorkerSpec, folder: Path) -> Worker:
+        return CogletWorker(spec, folder, self._transport, START_TIMEOUT)
+
+    # --- files ---
+
+    def file(self, file_id: str) -> StoredFile | None:
+        """An uploaded file, unless it has expired."""
+        record = self.state.files.get(file_id)
+        if record and record.expires_at <= timestamp(datetime.now(UTC)):
+            self.delete_file(record)
+            return None
+        return record
+
+    def delete_file(self, record: StoredFile) -> None:
+        """Remove an uploaded file."""
+        self.state.files.delete(record.id)
+        self.files.delete(record.path)
+
+    def _reach(self, url: str, base: str) -> str | None:
+        """Where a worker finds what a client knows as `url`; None if it is ours and not there."""
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(url)
+            ours = parts.netloc == urlsplit(base).netloc
+            path = unquote(parts.path.removeprefix("/v1"))
+            if not ours and not is_loopback(host_name(parts.netloc)):
+                return url
+            if path.startswith("/files/"):
+                record = self.file(path.removeprefix("/files/"))
+                if record or ours:
+                    return self._address + delivery_path(record.path) if record else None
+            if path.startswith(DELIVERY):
+                stored = path.removeprefix(DELIVERY)
+                if self.files.find(stored) or ours:
+                    return (
+                        self._address + delivery_path(stored) if self.files.find(stored) else None
+                    )
+            return url
+        return None
