@@ -21,8 +21,10 @@ def wrong(credentials: ReplicateCredentials) -> ReplicateCredentials:
 
 def jobs(replicate: LocalReplicate, kind: str = "predictions") -> list[dict[str, Any]]:
     """What Local Replicate was asked to run, newest first, as any client would list it."""
-    response = httpx.get(
-        f"{replicate.base_url}/v1/{kind}", headers={"Authorization": f"Bearer {replicate.token}"}
-    )
-    found: list[dict[str, Any]] = response.raise_for_status().json()["results"]
+    found: list[dict[str, Any]] = []
+    page = f"{replicate.base_url}/v1/{kind}"
+    while page:
+        answer = httpx.get(page, headers={"Authorization": f"Bearer {replicate.token}"})
+        found += answer.raise_for_status().json()["results"]
+        page = answer.json()["next"]
     return found
