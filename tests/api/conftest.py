@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from prefect_replicate.api.client import Access, Client
+from prefect_replicate.api.client import Access, Client, Downloads
 from prefect_replicate.api.retries import Policy
 
 TOKEN = "r8_a_token_that_must_never_be_seen_again"
@@ -22,11 +22,18 @@ def answer(status: int, body: str = "{}", *headers: str) -> bytes:
 
 @dataclass
 class Script:
-    """What to answer, in order, and what was asked. An empty answer cuts the connection."""
+    """What to answer, in order and after a pause, and what was asked.
+
+    An empty answer cuts the connection.
+    """
 
     base_url: str = ""
     answers: list[bytes] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
+    pause: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -38,6 +45,10 @@ class Script:
         while head := await _head(reader):
             length = _content_length(head)
             self.requests.append(head + await reader.readexactly(length))
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            await asyncio.sleep(self.pauses.pop(0) if self.pauses else self.pause)
+            self.at_once -= 1
             if not (said := self.answers.pop(0)):
                 break
             writer.write(said)
@@ -75,3 +86,11 @@ async def client(script: Script) -> AsyncIterator[Client]:
     """A client of the scripted server that does not wait long between attempts."""
     async with Client(Access(script.base_url, TOKEN), policy=FAST) as client:
         yield client
+
+
+@pytest.fixture
+async def downloads() -> AsyncIterator[Downloads]:
+    """What fetches files, without a token."""
+    it = Downloads()
+    yield it
+    await it.aclose()

@@ -1,5 +1,6 @@
 """The client over real sockets: what it repeats, what it names, where the token goes."""
 
+import asyncio
 import io
 import pickle
 import traceback
@@ -7,7 +8,13 @@ import traceback
 import pytest
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.client import Access, Client, api_url
+from prefect_replicate.api.client import (
+    Access,
+    Client,
+    Downloads,
+    InterruptedCreate,
+    api_url,
+)
 from prefect_replicate.api.errors import (
     APIError,
     AuthenticationError,
@@ -135,7 +142,7 @@ async def test_an_answer_that_never_ends_is_a_lost_one(script: Script, client: C
         method="POST",
         path="/predictions",
         parse=dict,
-        subject="a prediction",
+        doing="creating a prediction",
         body={},
         creates_job=True,
         within=0.2,
@@ -153,29 +160,116 @@ async def test_a_redirect_is_not_followed_so_the_token_stays(
     assert len(script.requests) == 1
 
 
-async def test_files_are_fetched_without_the_token(script: Script, client: Client) -> None:
+async def test_files_are_fetched_without_the_token(script: Script, downloads: Downloads) -> None:
     script.answers = [answer(200, "content")]
-    async with client.download(f"{script.base_url}/file") as response:
+    async with downloads.open(f"{script.base_url}/file") as response:
         assert await response.aread() == b"content"
-    assert TOKEN.encode() not in script.requests[0]
+    assert b"authorization" not in script.requests[0].lower()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, NotFoundError), (500, TransportError)])
 async def test_a_file_that_cannot_be_fetched_is_named(
-    script: Script, client: Client, status: int, kind: type[APIError]
+    script: Script, downloads: Downloads, status: int, kind: type[APIError]
 ) -> None:
     script.answers = [answer(status)]
     with pytest.raises(kind, match="/file"):
-        async with client.download(f"{script.base_url}/file"):
+        async with downloads.open(f"{script.base_url}/file"):
             pass
 
 
-async def test_a_file_cut_short_is_not_taken_for_whole(script: Script, client: Client) -> None:
-    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nhalf"
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nhalf",
+        answer(200, "not gzip", "Content-Encoding: gzip"),
+    ],
+    ids=["cut", "torn"],
+)
+async def test_a_file_that_does_not_come_whole_is_not_taken_for_it(
+    script: Script, downloads: Downloads, cut: bytes
+) -> None:
     script.answers = [cut]
     with pytest.raises(TransportError):
-        async with client.download(f"{script.base_url}/file") as response:
+        async with downloads.open(f"{script.base_url}/file") as response:
             await response.aread()
+
+
+@pytest.mark.parametrize("token", ["r8_x\n", " r8_x "])
+async def test_a_token_read_from_a_file_may_end_with_a_line_break(
+    script: Script, token: str
+) -> None:
+    script.answers = [answer(200, ACCOUNT)]
+    async with Client(Access(script.base_url, token)) as client:
+        await client.send(calls.account_get())
+    assert b"authorization: bearer r8_x\r\n" in script.requests[0].lower()
+
+
+@pytest.mark.parametrize("token", ["", " ", "two words", "r8_\nx", "gehéim"])
+def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="not shown here") as caught:
+        Client(Access("http://h", token))
+    assert not token.strip() or token not in str(caught.value)
+
+
+async def test_a_body_that_cannot_be_read_means_the_job_exists(
+    script: Script, client: Client
+) -> None:
+    script.answers = [answer(201, "not gzip", "Content-Encoding: gzip")]
+    with pytest.raises(CreateUnknownError) as caught:
+        await client.send(CREATE)
+    assert TOKEN.encode() not in pickle.dumps(caught.value)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), b"bytes"])
+async def test_input_that_is_not_json_is_refused_before_anything_is_sent(
+    script: Script, client: Client, value: object
+) -> None:
+    with pytest.raises(BadInputError, match="Nothing was sent"):
+        await client.send(calls.predictions_create("a" * 64, {"image": value}))
+    assert script.requests == []
+
+
+async def test_a_create_that_is_interrupted_on_its_way_tells_what_came_of_it(
+    script: Script, client: Client
+) -> None:
+    script.pause = 0.2
+    script.answers = [answer(201, PREDICTION)]
+    sending = asyncio.ensure_future(client.send(CREATE))
+    while not script.requests:
+        await asyncio.sleep(0.01)
+    sending.cancel()
+    with pytest.raises(InterruptedCreate) as caught:
+        await sending
+    assert caught.value.result.id == "abc"
+
+
+async def test_a_create_that_waits_for_its_turn_is_not_sent_once_it_is_interrupted(
+    script: Script, client: Client
+) -> None:
+    script.answers = [answer(429, "{}", "Retry-After: 1"), answer(201, PREDICTION)]
+    sending = asyncio.ensure_future(client.send(CREATE))
+    while not script.requests:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await sending
+    assert not isinstance(caught.value, InterruptedCreate)
+    assert len(script.requests) == 1
+
+
+async def test_requests_in_flight_are_bounded(script: Script) -> None:
+    script.pause = 0.05
+    script.answers = [answer(200, ACCOUNT)] * 20
+    async with Client(Access(script.base_url, TOKEN), in_flight=3) as client:
+        await asyncio.gather(*(client.send(calls.account_get()) for _ in range(20)))
+    assert script.most_at_once == 3
+
+
+def test_a_prediction_carries_its_deadline() -> None:
+    assert calls.predictions_create("a" * 64, {}, cancel_after=90).headers == {
+        "Cancel-After": "90s"
+    }
 
 
 async def test_a_repeated_upload_sends_the_whole_file_again(script: Script, client: Client) -> None:
@@ -193,7 +287,9 @@ async def test_errors_pickle_with_their_facts_and_without_the_token(
     script.answers = [answer(422, '{"detail": "bad", "invalid_fields": [{"field": "x"}]}')]
     with pytest.raises(BadInputError) as caught:
         await client.send(CREATE)
-    copy = pickle.loads(pickle.dumps(caught.value))
+    pickled = pickle.dumps(caught.value)
+    copy = pickle.loads(pickled)
+    assert TOKEN.encode() not in pickled
     assert (copy.status, copy.body["invalid_fields"]) == (422, [{"field": "x"}])
     shown = repr(copy) + "".join(traceback.format_exception(caught.value))
     assert TOKEN not in shown

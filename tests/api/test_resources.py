@@ -3,8 +3,22 @@
 import pickle
 
 import pytest
+from pydantic import ValidationError
 
-from prefect_replicate.api.resources import TERMINAL, Deployment, Prediction, Status, Training
+from prefect_replicate.api.resources import (
+    TERMINAL,
+    Account,
+    Deployment,
+    File,
+    Hardware,
+    Model,
+    Prediction,
+    Release,
+    Resource,
+    Status,
+    Training,
+    Version,
+)
 
 # As recorded from the API in 2024, with keys of today added.
 RECORDED = {
@@ -31,6 +45,44 @@ def test_nulls_and_unknown_keys_do_no_harm_and_nothing_is_lost() -> None:
     assert prediction.created_at.year == 2024
     assert prediction.urls.web is None
     assert prediction.model_dump()["brand_new"] == {"x": 1}
+
+
+OPTIONAL = [
+    (kind, name)
+    for kind in (Account, Deployment, File, Hardware, Model, Prediction, Release, Training, Version)
+    for name, field in kind.model_fields.items()
+    if not field.is_required()
+]
+LEAST = {
+    "id": "x",
+    "status": "failed",
+    "username": "me",
+    "owner": "o",
+    "name": "n",
+    "sku": "cpu",
+    "urls": {"get": "https://x"},
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), OPTIONAL)
+@pytest.mark.parametrize("odd", [None, [], {"a": [1]}, "odd", 7], ids=str)
+def test_no_odd_value_of_a_field_costs_the_rest(
+    kind: type[Resource], name: str, odd: object
+) -> None:
+    read = kind.model_validate({**LEAST, name: odd})
+    assert pickle.loads(pickle.dumps(read)) == read
+    assert kind.model_validate_json(read.model_dump_json()) == read
+
+
+@pytest.mark.parametrize("name", ["id", "status"])
+def test_what_a_job_cannot_be_without_is_not_made_up(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Prediction.model_validate({**LEAST, name: None})
+
+
+def test_a_models_own_words_are_kept_whatever_they_are_made_of() -> None:
+    failed = {"id": "x", "status": "failed", "error": {"a": 1}}
+    assert Prediction.model_validate(failed).error == '{"a": 1}'
 
 
 def test_an_odd_date_does_not_cost_the_job() -> None:

@@ -60,6 +60,7 @@ def test_a_failure_is_sorted_by_what_may_have_happened(
         (Answer(429, {"retry-after": "Mon, 23 Nov 2026 12:00:30 GMT"}), 30),
         (Answer(429, {"retry-after": "Mon, 23 Nov 2026 11:59:00 GMT"}), 0),
         (Answer(429, {"retry-after": "soon"}), None),
+        (Answer(429, {"retry-after": "soon"}, '{"retry_after": 5}'), 5),  # As if it were absent.
         (Answer(429, {"retry-after": "7"}, '{"retry_after": 5}'), 7),  # The header first,
         (Answer(429, {}, '{"retry_after": 5, "detail": "resets in ~30s."}'), 5),  # then the body,
         (Answer(429, {}, '{"detail": "Your rate limit resets in ~30s."}'), 30),  # then the words.

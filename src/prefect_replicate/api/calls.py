@@ -11,11 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from pydantic import TypeAdapter
+
 from prefect_replicate.api.references import Name, parse_reference
 from prefect_replicate.api.resources import (
     Account,
     Deployment,
     File,
+    Hardware,
     Model,
     Prediction,
     Training,
@@ -48,7 +51,7 @@ class Call(Generic[T]):
         method: HTTP method.
         path: Path below the API's base, beginning with a slash.
         parse: Makes the result of the answer's JSON.
-        subject: What the call is about, for messages: "model 'owner/name'".
+        doing: What the call does, for messages: "reading model 'owner/name'".
         body: JSON to send, or None.
         headers: Headers beside the client's own.
         upload: A file to send instead of a body.
@@ -61,7 +64,7 @@ class Call(Generic[T]):
     method: str
     path: str
     parse: Callable[[Any], T]
-    subject: str
+    doing: str
     body: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     upload: Upload | None = None
@@ -72,12 +75,18 @@ class Call(Generic[T]):
 
 def account_get() -> Call[Account]:
     """Whose token it is."""
-    return _get("account.get", "/account", Account.model_validate, "the account")
+    return _get("account.get", "/account", Account.model_validate, "reading the account")
+
+
+def hardware_list() -> Call[list[Hardware]]:
+    """What models can run on; the API answers with a bare list."""
+    parse = TypeAdapter(list[Hardware]).validate_python
+    return _get("hardware.list", "/hardware", parse, "listing hardware")
 
 
 def models_get(model: Name) -> Call[Model]:
     """A model and its latest version."""
-    return _get("models.get", f"/models/{model}", Model.model_validate, f"model '{model}'")
+    return _get("models.get", f"/models/{model}", Model.model_validate, f"reading model '{model}'")
 
 
 def models_create(model: Name, *, visibility: str, hardware: str) -> Call[Model]:
@@ -87,7 +96,7 @@ def models_create(model: Name, *, visibility: str, hardware: str) -> Call[Model]
         method="POST",
         path="/models",
         parse=Model.model_validate,
-        subject=f"model '{model}'",
+        doing=f"creating model '{model}'",
         body={
             "owner": model.owner,
             "name": model.name,
@@ -100,8 +109,8 @@ def models_create(model: Name, *, visibility: str, hardware: str) -> Call[Model]
 def models_versions_get(model: Name, version: str) -> Call[Version]:
     """One version of a model, with its schema."""
     path = f"/models/{model}/versions/{version}"
-    subject = f"version '{model}:{version}'"
-    return _get("models.versions.get", path, Version.model_validate, subject)
+    doing = f"reading version '{model}:{version[:8]}'"
+    return _get("models.versions.get", path, Version.model_validate, doing)
 
 
 def predictions_create(
@@ -150,7 +159,7 @@ def deployments_predictions_create(
 def predictions_get(id: str) -> Call[Prediction]:
     """A prediction as it stands."""
     path = f"/predictions/{id}"
-    return _get("predictions.get", path, Prediction.model_validate, f"prediction {id}")
+    return _get("predictions.get", path, Prediction.model_validate, f"reading prediction {id}")
 
 
 def predictions_cancel(id: str) -> Call[Prediction]:
@@ -169,7 +178,7 @@ def trainings_create(
         method="POST",
         path=f"/models/{model}/versions/{version}/trainings",
         parse=Training.model_validate,
-        subject=f"a training of '{model}:{version[:8]}' into '{destination}'",
+        doing=f"creating a training of '{model}:{version[:8]}' into '{destination}'",
         body={"destination": str(destination), "input": input},
         creates_job=True,
     )
@@ -177,7 +186,9 @@ def trainings_create(
 
 def trainings_get(id: str) -> Call[Training]:
     """A training as it stands."""
-    return _get("trainings.get", f"/trainings/{id}", Training.model_validate, f"training {id}")
+    return _get(
+        "trainings.get", f"/trainings/{id}", Training.model_validate, f"reading training {id}"
+    )
 
 
 def trainings_cancel(id: str) -> Call[Training]:
@@ -190,8 +201,8 @@ def trainings_cancel(id: str) -> Call[Training]:
 def deployments_get(deployment: Name) -> Call[Deployment]:
     """A deployment and its current release."""
     path = f"/deployments/{deployment}"
-    subject = f"deployment '{deployment}'"
-    return _get("deployments.get", path, Deployment.model_validate, subject)
+    doing = f"reading deployment '{deployment}'"
+    return _get("deployments.get", path, Deployment.model_validate, doing)
 
 
 def deployments_create(
@@ -203,7 +214,7 @@ def deployments_create(
         method="POST",
         path="/deployments",
         parse=Deployment.model_validate,
-        subject=f"deployment '{name}'",
+        doing=f"creating deployment '{name}'",
         body={
             "name": name,
             "model": str(model),
@@ -222,7 +233,7 @@ def deployments_update(deployment: Name, **changes: str | int) -> Call[Deploymen
         method="PATCH",
         path=f"/deployments/{deployment}",
         parse=Deployment.model_validate,
-        subject=f"deployment '{deployment}'",
+        doing=f"updating deployment '{deployment}'",
         body=changes,
     )
 
@@ -234,7 +245,7 @@ def files_create(upload: Upload) -> Call[File]:
         method="POST",
         path="/files",
         parse=File.model_validate,
-        subject=f"file '{upload.filename}'",
+        doing=f"uploading file '{upload.filename}'",
         upload=upload,
         repeatable=True,
         within=UPLOAD_WITHIN,
@@ -250,13 +261,13 @@ def multipart(upload: Upload) -> dict[str, Any]:
     }
 
 
-def _get(operation: str, path: str, parse: Callable[[Any], T], subject: str) -> Call[T]:
+def _get(operation: str, path: str, parse: Callable[[Any], T], doing: str) -> Call[T]:
     return Call(
         operation=operation,
         method="GET",
         path=path,
         parse=parse,
-        subject=subject,
+        doing=doing,
         repeatable=True,
     )
 
@@ -267,7 +278,7 @@ def _cancel(operation: str, job: str, parse: Callable[[Any], T], subject: str) -
         method="POST",
         path=f"{job}/cancel",
         parse=parse,
-        subject=subject,
+        doing=f"canceling {subject}",
         repeatable=True,
     )
 
@@ -284,7 +295,7 @@ def _create_prediction(
         method="POST",
         path=path,
         parse=Prediction.model_validate,
-        subject=f"a prediction of {what}",
+        doing=f"creating a prediction of {what}",
         body=body,
         headers={} if cancel_after is None else {"Cancel-After": f"{cancel_after}s"},
         creates_job=True,

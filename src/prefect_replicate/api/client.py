@@ -1,15 +1,17 @@
 """The only door to Replicate: carries out a call, repeats what may be repeated, names what failed.
 
 The token goes to the API's own host and nowhere else: requests are built from the base URL only,
-redirects are not followed, and files are fetched by a second client that knows no token.
+redirects are not followed, and files are fetched by another client, which knows no token.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
@@ -18,9 +20,25 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_replicate.api.calls import Call, multipart
-from prefect_replicate.api.errors import ConfigurationError, NotFoundError, TransportError
+from prefect_replicate.api.errors import (
+    APIError,
+    BadInputError,
+    ConfigurationError,
+    NotFoundError,
+    TransportError,
+)
 from prefect_replicate.api.failures import failure, read
-from prefect_replicate.api.retries import Answer, GiveUp, NoAnswer, Outcome, Policy, decide
+from prefect_replicate.api.retries import (
+    Answer,
+    Decision,
+    GiveUp,
+    NoAnswer,
+    Outcome,
+    Policy,
+    RetryAfter,
+    decide,
+    judge,
+)
 
 T = TypeVar("T")
 
@@ -30,6 +48,8 @@ REPLICATE = "https://api.replicate.com"
 # flight 7 s, which is seven times Replicate's limit for creates.
 IN_FLIGHT = 8
 
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -37,6 +57,20 @@ class Access:
 
     base_url: str
     token: str = field(repr=False)
+
+
+class InterruptedCreate(asyncio.CancelledError):
+    """The caller was cancelled while a create was on its way.
+
+    The request was seen through all the same, since its job runs whether somebody waits or not.
+
+    Attributes:
+        result: The job that was created, or the error that says why there is none.
+    """
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
 
 
 def api_url(base_url: str) -> str:
@@ -57,8 +91,30 @@ def api_url(base_url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}/v1"
 
 
+async def see_through(work: Coroutine[Any, Any, T]) -> T:
+    """Let work end, however often the caller is cancelled meanwhile; then be cancelled.
+
+    For what must not be left half done and ends by itself soon: a request on the wire, a file.
+    """
+    task = asyncio.ensure_future(work)
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption:
+        with suppress(Exception):
+            task.result()
+        raise interruption
+    return task.result()
+
+
 class Client:
     """Replicate's API for one token. Belongs to the event loop that uses it first.
+
+    Raises:
+        ConfigurationError: The base URL or the token cannot be one.
 
     Example:
         ```python
@@ -73,13 +129,14 @@ class Client:
         self.base_url = api_url(access.base_url)
         self._policy = policy or Policy()
         self._free = asyncio.Semaphore(in_flight)
-        timeout = httpx.Timeout(30.0, connect=5.0, pool=None)
-        self._api = httpx.AsyncClient(
+        self._http = httpx.AsyncClient(
             base_url=self.base_url,
-            headers={"Authorization": f"Bearer {access.token}", "User-Agent": "prefect-replicate"},
-            timeout=timeout,
+            headers={
+                "Authorization": f"Bearer {_checked(access.token)}",
+                "User-Agent": "prefect-replicate",
+            },
+            timeout=_TIMEOUT,
         )
-        self._files = httpx.AsyncClient(timeout=timeout, follow_redirects=True)
 
     async def __aenter__(self) -> Self:
         """Use it as a context manager to close its connections."""
@@ -90,82 +147,158 @@ class Client:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._api.aclose()
-        await self._files.aclose()
+        await self._http.aclose()
 
     async def send(self, call: Call[T]) -> T:
         """Carry out a call, repeating it where that cannot pay twice.
 
         Raises:
-            BadInputError: 400, 409, 413, 422.
+            BadInputError: 400, 409, 413, 422, or a body that is not JSON.
             AuthenticationError: 401, 403.
             BillingError: 402.
             NotFoundError: 404.
             RateLimitError: 429, for longer than the policy's patience.
             CreateUnknownError: The answer to a create was lost.
             TransportError: Any other call that got no usable answer.
+            InterruptedCreate: The caller was cancelled while a create was on its way.
         """
+        body = _encoded(call)
         attempt = 0
         while True:
             attempt += 1
-            outcome = await self._once(call)
+            async with self._free:
+                outcome = await self._once(call, body)
             if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
                 return read(call, outcome, self.base_url)
-            decision = decide(
-                outcome,
-                repeatable=call.repeatable,
-                attempt=attempt,
-                jitter=random.random(),  # noqa: S311 - spreads callers out; guards nothing
-                now=datetime.now(UTC),
-                policy=self._policy,
-            )
-            if isinstance(decision, GiveUp):
-                raise failure(call, outcome, decision.verdict, self.base_url)
-            await asyncio.sleep(decision.seconds)
+            match self._decide(call, outcome, attempt):
+                case GiveUp(verdict):
+                    raise failure(call, outcome, verdict, self.base_url)
+                case RetryAfter(seconds):
+                    await asyncio.sleep(seconds)
+
+    def _decide(self, call: Call[Any], outcome: Outcome, attempt: int) -> Decision:
+        return decide(
+            outcome,
+            repeatable=call.repeatable,
+            attempt=attempt,
+            jitter=random.random(),  # noqa: S311 - spreads callers out; guards nothing
+            now=datetime.now(UTC),
+            policy=self._policy,
+        )
+
+    async def _once(self, call: Call[Any], body: bytes | None) -> Outcome:
+        if not call.creates_job:
+            return await self._exchange(call, body)
+        outcomes: list[Outcome] = []
+
+        async def exchange() -> None:
+            outcomes.append(await self._exchange(call, body))
+
+        try:
+            await see_through(exchange())
+        except asyncio.CancelledError:
+            raise InterruptedCreate(self._result(call, outcomes[0])) from None
+        return outcomes[0]
+
+    def _result(self, call: Call[T], outcome: Outcome) -> T | APIError:
+        try:
+            if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
+                return read(call, outcome, self.base_url)
+        except APIError as error:
+            return error
+        verdict = judge(outcome, repeatable=call.repeatable)
+        return failure(call, outcome, verdict, self.base_url)
+
+    async def _exchange(self, call: Call[Any], body: bytes | None) -> Outcome:
+        content: dict[str, Any] = multipart(call.upload) if call.upload else {"content": body}
+        headers = dict(call.headers) | ({"Content-Type": "application/json"} if body else {})
+        try:
+            async with asyncio.timeout(call.within):
+                response = await self._http.request(
+                    call.method, call.path, headers=headers, **content
+                )
+        except TimeoutError:
+            return NoAnswer(f"no answer within {call.within:.0f} s", sent=True)
+        except httpx.RequestError as error:
+            return NoAnswer(_words(error), sent=not isinstance(error, _NEVER_SENT))
+        return Answer(response.status_code, response.headers, response.text)
+
+
+# Errors that are raised before the first byte of a request has left.
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+
+
+class Downloads:
+    """Fetches files, without any token: outputs lie on other hosts than the API."""
+
+    def __init__(self) -> None:
+        self._http = httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
 
     @asynccontextmanager
-    async def download(self, url: str) -> AsyncIterator[httpx.Response]:
-        """Open a file for streaming, without the token: outputs often lie on other hosts.
+    async def open(self, url: str) -> AsyncIterator[httpx.Response]:
+        """Open a file for streaming.
 
         Raises:
             NotFoundError: It is not there (any more).
-            TransportError: No usable answer.
+            TransportError: No usable answer, or not all of it.
         """
-        subject = f"file {url}"
         try:
-            async with self._files.stream("GET", url) as response:
+            async with self._http.stream("GET", url) as response:
                 if response.status_code in {403, 404, 410}:
                     raise NotFoundError(
-                        f"{subject} is not there (HTTP {response.status_code}). Replicate removes "
+                        f"File {url} is not there (HTTP {response.status_code}). Replicate removes "
                         f"outputs an hour after a prediction ends.",
                         status=response.status_code,
                     )
                 if not response.is_success:
                     raise TransportError(
-                        f"{subject} could not be fetched: HTTP {response.status_code}.",
+                        f"File {url} could not be fetched: HTTP {response.status_code}.",
                         status=response.status_code,
                     )
                 yield response
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise TransportError(f"{subject} could not be fetched: {_words(error)}.") from error
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise TransportError(f"File {url} could not be fetched: {_words(error)}.") from error
 
-    async def _once(self, call: Call[Any]) -> Outcome:
-        content = multipart(call.upload) if call.upload else {}
-        if call.body is not None:
-            content["json"] = dict(call.body)
-        async with self._free:
-            try:
-                async with asyncio.timeout(call.within):
-                    response = await self._api.request(
-                        call.method, call.path, headers=dict(call.headers), **content
-                    )
-            except TimeoutError:
-                return NoAnswer(f"no answer within {call.within:.0f} s", sent=True)
-            except httpx.TransportError as error:
-                sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-                return NoAnswer(_words(error), sent=sent)
-        return Answer(response.status_code, response.headers, response.text)
+
+def _checked(token: str) -> str:
+    """The token as it can stand in a header; secrets read from files often end with a line break.
+
+    Raises:
+        ConfigurationError: It cannot stand there. The message does not show it.
+    """
+    stripped = token.strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", stripped):
+        raise ConfigurationError(
+            "The API token is empty, or has spaces or characters that no token has. Check where it "
+            "comes from; it is not shown here. Nothing was sent."
+        )
+    return stripped
+
+
+def _encoded(call: Call[Any]) -> bytes | None:
+    if call.body is None:
+        return None
+    try:
+        return json.dumps(dict(call.body), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise BadInputError(
+            f"{call.doing[:1].upper()}{call.doing[1:]} needs JSON, and its input is none: {error}. "
+            f"Files go through `upload_file`, as the `.urls.get` of what it returns. Nothing was "
+            f"sent."
+        ) from error
 
 
 def _words(error: Exception) -> str:
+    """What went wrong. An error about a malformed header quotes it, and one holds the token."""
+    if isinstance(error, httpx.LocalProtocolError):
+        return "the request was malformed"
     return str(error) or type(error).__name__

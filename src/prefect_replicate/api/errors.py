@@ -2,7 +2,7 @@
 
     ReplicateError
     ├── ConfigurationError      no usable credentials or settings; nothing was sent
-    ├── BadInputError           refused, here or by Replicate (400, 409, 413, 422); no job was made
+    ├── BadInputError           refused, here or by Replicate (400, 409, 413, 422); nothing was made
     │   └── BadReferenceError   not "owner/name", "owner/name:version" or a version id
     ├── AuthenticationError     401 and 403: the token is wrong, or not allowed to do this
     ├── BillingError            402: no credit; nothing runs until someone pays
@@ -10,6 +10,7 @@
     ├── RateLimitError          429 for longer than we were willing to wait
     ├── TransportError          no usable answer: unreachable, cut, timed out, or 5xx
     │   └── CreateUnknownError  the same on a create: a job may exist, and may cost money
+    ├── EvaluationError         some examples were scored and paid for, one could not be
     └── JobError                a job exists and did not give what it was asked for
         ├── ModelError          the model failed
         ├── JobCanceled         somebody canceled it, or its deadline passed while it ran
@@ -17,6 +18,7 @@
         ├── DeadlineExceeded    we stopped waiting and canceled it
         └── OutputsExpired      it ended, but Replicate has removed its data since
 
+Errors from BadInputError to TransportError are an APIError each: an answer, or the lack of one.
 Every error keeps its facts as attributes, pickles, and never holds a token.
 """
 
@@ -97,6 +99,10 @@ class CreateUnknownError(TransportError):
     """The answer to a create was lost: a job may exist and may cost money."""
 
 
+class EvaluationError(ReplicateError):
+    """Not every example could be scored. Those that were have been paid for."""
+
+
 class JobError(ReplicateError):
     """A prediction or training exists and did not give what it was asked for.
 
@@ -127,7 +133,7 @@ class JobAborted(JobError):
 
 
 class DeadlineExceeded(JobError):
-    """The caller's deadline passed; the remote job was canceled."""
+    """The caller's deadline passed; the message says whether the remote job was canceled."""
 
 
 class OutputsExpired(JobError):

@@ -49,13 +49,13 @@ def failure(call: Call[Any], outcome: Outcome, verdict: Verdict, base_url: str) 
     status = outcome.status if isinstance(outcome, Answer) else None
     if call.creates_job and verdict is Verdict.AMBIGUOUS:
         return CreateUnknownError(
-            f"The answer to creating {call.subject} at {base_url} was lost ({why}). The job may "
+            f"The answer to {call.doing} at {base_url} was lost ({why}). The job may "
             f"exist and may cost money, so it was not created again. Look for it among your latest "
             f"predictions or trainings before you repeat the call.",
             status=status,
         )
     return TransportError(
-        f"{_capital(_doing(call))} failed: {base_url} gave no usable answer ({why}). Check that "
+        f"{_capital(call.doing)} failed: {base_url} gave no usable answer ({why}). Check that "
         f"the address is right and reachable, then try again." + _made_nothing(call),
         status=status,
     )
@@ -65,8 +65,7 @@ def _throttled(call: Call[Any], answer: Answer) -> RateLimitError:
     seconds = retry_after(answer, datetime.now(UTC))
     wait = "" if seconds is None else f" It asks to wait {seconds:.0f} s."
     return RateLimitError(
-        f"Replicate throttled {_doing(call)}: {_detail(answer)}.{wait} Accounts with little credit "
-        f"are held to 6 creates a minute." + _made_nothing(call),
+        f"Replicate throttled {call.doing}: {_detail(answer)}.{wait}" + _made_nothing(call),
         status=429,
         body=answer.body,
         retry_after=seconds,
@@ -76,7 +75,7 @@ def _throttled(call: Call[Any], answer: Answer) -> RateLimitError:
 def _refused(call: Call[Any], answer: Answer, base_url: str) -> APIError:
     kind, advice = _REFUSALS.get(answer.status, (BadInputError, ""))
     return kind(
-        f"{base_url} refused {_doing(call)} (HTTP {answer.status}): {_detail(answer)}."
+        f"{base_url} refused {call.doing} (HTTP {answer.status}): {_detail(answer)}."
         f"{advice}{_made_nothing(call)}",
         status=answer.status,
         body=answer.body,
@@ -92,12 +91,6 @@ _REFUSALS: dict[int, tuple[type[APIError], str]] = {
     403: (AuthenticationError, " The token is valid but not allowed to do this."),
     404: (NotFoundError, " Check the name, and that this token may see it."),
 }
-
-
-def _doing(call: Call[Any]) -> str:
-    if call.creates_job:
-        return f"creating {call.subject}"
-    return f"{call.operation} of {call.subject}"
 
 
 def _made_nothing(call: Call[Any]) -> str:

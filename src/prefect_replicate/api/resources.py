@@ -7,20 +7,22 @@ JSON-able and pickle.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
-    WrapValidator,
+    field_validator,
 )
-from pydantic_core import PydanticUseDefault
 
 
 class Status(StrEnum):
@@ -37,29 +39,24 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.ABORTED})
 
 
-def _null_is_absent(value: Any) -> Any:
-    if value is None:
-        raise PydanticUseDefault
-    return value
-
-
-def _time_or_none(value: Any, parse: ValidatorFunctionWrapHandler) -> datetime | None:
-    try:
-        time: datetime | None = parse(value)
-    except ValueError:
-        return None
-    return time
-
-
-Timestamp: TypeAlias = Annotated[datetime | None, WrapValidator(_time_or_none)]
-Object: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_null_is_absent)]
-Text: TypeAlias = Annotated[str, BeforeValidator(_null_is_absent)]
-
-
 class Resource(BaseModel):
     """Any JSON object of the API."""
 
     model_config = ConfigDict(extra="allow")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _tolerate(
+        cls, value: Any, parse: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        """Read a null, or something of another type, as if the field were not there."""
+        try:
+            return parse(value)
+        except ValidationError:
+            field = cls.model_fields[info.field_name or ""]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True, validated_data={})
 
 
 class JobURLs(Resource):
@@ -71,6 +68,11 @@ class JobURLs(Resource):
     stream: str | None = None
 
 
+def _as_text(error: Any) -> str | None:
+    """A model's own words, whatever they are made of: they are all that tells why it failed."""
+    return error if error is None or isinstance(error, str) else json.dumps(error)
+
+
 class Job(Resource):
     """A prediction or training: work that is paid for once.
 
@@ -80,18 +82,18 @@ class Job(Resource):
 
     id: str
     status: str
-    model: Text = ""
-    version: Text = ""
-    input: Object = Field(default_factory=dict)
+    model: str = ""
+    version: str = ""
+    input: dict[str, Any] = Field(default_factory=dict)
     output: Any = None
-    error: str | None = None
-    logs: Text = ""
-    metrics: Object = Field(default_factory=dict)
-    created_at: Timestamp = None
-    started_at: Timestamp = None
-    completed_at: Timestamp = None
+    error: Annotated[str | None, BeforeValidator(_as_text)] = None
+    logs: str = ""
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
     data_removed: bool = False
-    urls: Annotated[JobURLs, BeforeValidator(_null_is_absent)] = Field(default_factory=JobURLs)
+    urls: JobURLs = Field(default_factory=JobURLs)
 
     @property
     def done(self) -> bool:
@@ -107,7 +109,7 @@ class Job(Resource):
 class Prediction(Job):
     """One run of a model."""
 
-    deadline: Timestamp = None
+    deadline: datetime | None = None
     deployment: str | None = None
 
     @property
@@ -131,15 +133,15 @@ class Account(Resource):
     """Who a token belongs to."""
 
     username: str
-    type: Text = ""
-    name: Text = ""
+    type: str = ""
+    name: str = ""
 
 
 class Version(Resource):
     """One build of a model; `openapi_schema` describes its inputs and outputs."""
 
     id: str
-    created_at: Timestamp = None
+    created_at: datetime | None = None
     cog_version: str | None = None
     openapi_schema: dict[str, Any] | None = None
 
@@ -149,9 +151,9 @@ class Model(Resource):
 
     owner: str
     name: str
-    url: Text = ""
+    url: str = ""
     description: str | None = None
-    visibility: Text = ""
+    visibility: str = ""
     is_official: bool = False
     latest_version: Version | None = None
 
@@ -159,7 +161,7 @@ class Model(Resource):
 class ReleaseConfiguration(Resource):
     """What a release runs on, and how many instances at least and at most."""
 
-    hardware: Text = ""
+    hardware: str = ""
     min_instances: int = 0
     max_instances: int = 0
 
@@ -168,8 +170,8 @@ class Release(Resource):
     """One numbered configuration of a deployment."""
 
     number: int = 0
-    model: Text = ""
-    version: Text = ""
+    model: str = ""
+    version: str = ""
     configuration: ReleaseConfiguration = Field(default_factory=ReleaseConfiguration)
 
 
@@ -186,6 +188,13 @@ class Deployment(Resource):
         return f"{self.owner}/{self.name}"
 
 
+class Hardware(Resource):
+    """A machine that models can run on; `sku` is what other calls name it by."""
+
+    sku: str
+    name: str = ""
+
+
 class FileURLs(Resource):
     """Where an uploaded file is; `get` is what goes into a model's input."""
 
@@ -197,8 +206,8 @@ class File(Resource):
 
     id: str
     urls: FileURLs
-    name: Text = ""
-    content_type: Text = ""
+    name: str = ""
+    content_type: str = ""
     size: int = 0
-    checksums: Object = Field(default_factory=dict)
-    expires_at: Timestamp = None
+    checksums: dict[str, Any] = Field(default_factory=dict)
+    expires_at: datetime | None = None

@@ -142,8 +142,9 @@ def retry_after(answer: Answer, now: datetime) -> float | None:
     The API puts it in different places: a Retry-After header (undocumented), `"retry_after": 5`
     under low credit, and otherwise only words such as "Your rate limit resets in ~30s."
     """
-    if header := answer.headers.get("retry-after"):
-        return _seconds_in_header(header, now)
+    in_header = _seconds_in_header(answer.headers.get("retry-after", ""), now)
+    if in_header is not None:
+        return in_header
     body = answer.body
     seconds = body.get("retry_after")
     if isinstance(seconds, int | float) and not isinstance(seconds, bool):
