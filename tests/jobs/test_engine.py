@@ -2,11 +2,14 @@
 
 import asyncio
 import contextvars
+import ctypes
 import os
 import threading
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import pytest
 
 from prefect_replicate.jobs.engine import Engine, engine
@@ -79,6 +82,58 @@ async def test_a_cancelled_awaiter_waits_until_the_coroutine_has_cleaned_up() ->
     with pytest.raises(asyncio.CancelledError):
         await awaiter
     assert trace == ["begun", "cleaned up"]
+
+
+async def test_a_scope_of_anyio_that_is_cancelled_waits_too() -> None:
+    trace: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            trace.append("cleaned up")
+            raise
+
+    with anyio.move_on_after(0.1):  # As Prefect's `timeout_seconds` are.
+        await engine().arun(work)
+    assert trace == ["cleaned up"]
+
+
+def test_an_exception_that_another_thread_raises_in_the_caller_is_noticed() -> None:
+    class Timeout(BaseException):
+        """What Prefect's `timeout_seconds` raise in the thread of a submitted task."""
+
+    trace: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            trace.append("cleaned up")
+            raise
+
+    def call() -> None:
+        with pytest.raises(Timeout):
+            engine().run(work)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    time.sleep(0.1)
+    assert caller.ident
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(caller.ident), ctypes.py_object(Timeout)
+    )
+    caller.join(timeout=20)
+    assert (raised, caller.is_alive(), trace) == (1, False, ["cleaned up"])
+
+
+def test_what_cannot_even_begin_is_raised() -> None:
+    def make() -> Coroutine[None, None, None]:
+        raise TypeError("no such argument")
+
+    with pytest.raises(TypeError, match="no such argument"):
+        engine().run(make)
 
 
 def test_an_interrupted_sync_caller_waits_until_the_coroutine_has_cleaned_up() -> None:

@@ -17,16 +17,20 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import anyio
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.logging.loggers import get_logger
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
-from prefect_replicate.api.client import Access, Client
+from prefect_replicate.api.client import Access, Client, Downloads
 
 T = TypeVar("T")
+logger = get_logger("prefect_replicate")
 
-# How long an interrupted caller waits for the coroutine to cancel its job at Replicate.
-CLEAN_UP_WITHIN = 15.0
+# How long an interrupted caller waits for the coroutine to clean up: for the answer to a create
+# that is on its way (30 s), and then for the cancel of the job that it made (10 s).
+CLEAN_UP_WITHIN = 45.0
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +42,12 @@ class _Submitted:
     task: asyncio.Task[Any] | None = None
 
     def begin(self, make: Callable[[], Coroutine[Any, Any, Any]], context: Any) -> None:
-        self.task = self.loop.create_task(make(), context=context)
+        try:
+            work = make()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
+            self.future.set_exception(error)
+            return
+        self.task = self.loop.create_task(work, context=context)
         self.task.add_done_callback(self._settle)
 
     def cancel(self) -> None:
@@ -60,6 +69,7 @@ class Engine:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._clients: dict[Access, Client] = {}
+        self._downloads: Downloads | None = None
         self._prefect: dict[tuple[str | None, ...], PrefectClient] = {}
         self._entering = asyncio.Lock()
         self._thread = threading.Thread(
@@ -73,23 +83,40 @@ class Engine:
         An interruption of the calling thread (Ctrl-C, a termination) interrupts the coroutine,
         and is raised when that has cleaned up.
         """
-        submitted = self._submit(make)
+        submitted = _Submitted(self._loop)
         try:
-            result: T = submitted.future.result()
+            self._begin(submitted, make)
+            # In slices: an exception that another thread raises in this one, as Prefect's task
+            # timeouts do, is only seen between two of them.
+            while not submitted.future.done():
+                concurrent.futures.wait([submitted.future], timeout=0.2)
         except BaseException:
-            if not submitted.future.done():
-                submitted.cancel()
-                concurrent.futures.wait([submitted.future], timeout=CLEAN_UP_WITHIN)
+            submitted.cancel()
+            concurrent.futures.wait([submitted.future], timeout=CLEAN_UP_WITHIN)
+            _told(submitted)
             raise
+        result: T = submitted.future.result()
         return result
 
     async def arun(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The async door: the same, without blocking the caller's loop."""
-        submitted = self._submit(make)
+        submitted = _Submitted(self._loop)
+        self._begin(submitted, make)
         waiter: asyncio.Future[T] = asyncio.wrap_future(submitted.future)
-        # Shielded, because a cancelled wrapper would cancel the future and with it all sight of
-        # the coroutine, which must have its time to cancel the job.
-        await _settled(waiter, submitted)
+        try:
+            # Waited for and not awaited: a cancelled awaiter would cancel the future, and with it
+            # all sight of the coroutine, which must have its time to cancel the job.
+            await asyncio.wait([waiter])
+        except asyncio.CancelledError:
+            submitted.cancel()
+            # anyio cancels again at every await of a scope that is cancelled; Prefect's timeouts
+            # are such scopes.
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([waiter], timeout=CLEAN_UP_WITHIN)
+            _told(submitted)
+            # Seen, or else asyncio complains that nobody has looked at it.
+            waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
         return waiter.result()
 
     def client(self, access: Access) -> Client:
@@ -97,6 +124,11 @@ class Engine:
         if access not in self._clients:
             self._clients[access] = Client(access)
         return self._clients[access]
+
+    def downloads(self) -> Downloads:
+        """The client for files, which has no token; to be called on the loop."""
+        self._downloads = self._downloads or Downloads()
+        return self._downloads
 
     async def prefect_client(self) -> PrefectClient:
         """A client of the Prefect server that the calling context means; kept for the next call."""
@@ -107,26 +139,22 @@ class Engine:
                 self._prefect[meant] = await get_client().__aenter__()
         return self._prefect[meant]
 
-    def _submit(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> _Submitted:
-        submitted = _Submitted(self._loop)
+    def _begin(self, submitted: _Submitted, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         context = contextvars.copy_context()
         self._loop.call_soon_threadsafe(submitted.begin, make, context)
-        return submitted
 
 
 def _revealed(secret: SecretStr | str | None) -> str | None:
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
-async def _settled(waiter: asyncio.Future[Any], submitted: _Submitted) -> None:
-    try:
-        await asyncio.wait([waiter])
-    except asyncio.CancelledError:
-        submitted.cancel()
-        done, _ = await asyncio.wait([waiter], timeout=CLEAN_UP_WITHIN)
-        for future in done:
-            future.exception()  # Seen; the caller gets the interruption instead.
-        raise
+def _told(submitted: _Submitted) -> None:
+    """Say so if an interrupted call may have left something running; the interruption goes on."""
+    future = submitted.future
+    if not future.done():
+        logger.error("Interrupted before clean-up had ended: a job may run on and cost money.")
+    elif (error := future.exception()) and not isinstance(error, asyncio.CancelledError):
+        logger.error("While it was interrupted: %s", error)
 
 
 _current: Engine | None = None

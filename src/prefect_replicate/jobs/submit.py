@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TypeVar
 
 from prefect_replicate.api.calls import Call
-from prefect_replicate.api.client import Client
+from prefect_replicate.api.client import Client, InterruptedCreate, see_through
 from prefect_replicate.api.resources import Job
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.watch import abandon
@@ -17,18 +16,20 @@ J = TypeVar("J", bound=Job)
 async def create(client: Client, call: Call[J]) -> J:
     """Create a job, once.
 
-    When the caller is interrupted while the request is under way, its answer is still awaited, and
-    the job that it names is canceled: otherwise it would run on unknown to anybody.
+    When the caller is interrupted while the request is on its way, the job that it made is
+    canceled: otherwise it would run on unknown to anybody.
 
     Raises:
         CreateUnknownError: The answer was lost; nothing is sent again.
         ReplicateError: As `Client.send`.
     """
-    sending = asyncio.ensure_future(client.send(call))
     try:
-        return await asyncio.shield(sending)
-    except asyncio.CancelledError:
-        await abandon(client, await sending)
+        return await client.send(call)
+    except InterruptedCreate as interruption:
+        if isinstance(interruption.result, Job):
+            await see_through(abandon(client, interruption.result))
+        else:
+            run_logger().error("Interrupted: %s", interruption.result)
         raise
 
 

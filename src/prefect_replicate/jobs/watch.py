@@ -7,16 +7,22 @@ deadline ends the wait: giving up earlier would leave a paid job running unseen.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from pydantic import ValidationError
+
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
-from prefect_replicate.api.client import Client
+from prefect_replicate.api.client import Client, see_through
 from prefect_replicate.api.errors import (
     APIError,
+    BadInputError,
+    ConfigurationError,
     DeadlineExceeded,
     JobAborted,
     JobCanceled,
@@ -34,6 +40,8 @@ J = TypeVar("J", bound=Job)
 
 # An interrupted process has little time; Prefect kills it 30 s after asking it to end.
 CANCEL_WITHIN = 10.0
+# Prefect's client tries long and often; the job's own clock goes on meanwhile.
+LOOK_WITHIN = 10.0
 
 
 def poll_delay(age: float, first: float, last: float) -> float:
@@ -98,44 +106,78 @@ def outcome(job: J) -> J:
     )
 
 
-async def wait(client: Client, job: J, *, deadline: float | None = None) -> J:
-    """Wait until a job has ended, and give it back as it ended, whatever that was.
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a job and how often to look, in seconds. Read before a job is made."""
 
-    Args:
-        client: The API.
-        job: As it was last seen.
-        deadline: Seconds from now after which the job is canceled; the setting's if None.
+    deadline: float
+    poll_first: float
+    poll_last: float
+    look_every: float
+
+
+def patience(deadline: float | None) -> Patience:
+    """What the settings say, with the caller's deadline if there is one.
+
+    Raises:
+        BadInputError: The deadline is not a number of seconds above 0.
+        ConfigurationError: A setting has no sense.
+    """
+    try:
+        settings = ReplicateSettings()
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The settings of prefect-replicate cannot be read: {error}. Nothing was sent."
+        ) from None
+    seconds = settings.deadline if deadline is None else deadline
+    if not 0 < seconds < math.inf:
+        raise BadInputError(f"A deadline is seconds above 0, not {seconds}. Nothing was sent.")
+    return Patience(seconds, settings.poll_first, settings.poll_last, settings.look_every)
+
+
+async def wait(client: Client, job: J, patience: Patience) -> J:
+    """Wait until a job has ended, and give it back as it ended, whatever that was.
 
     Raises:
         DeadlineExceeded: The deadline passed; the job was canceled.
         JobCanceled: Its flow run is being canceled, so the job was too.
         ReplicateError: The job cannot be read; the message says that it goes on.
     """
-    if job.done:
-        return job
-    watch = _Watch(client, job, ReplicateSettings(), deadline)
+    watch = _Watch(client, job, patience)
     try:
         return cast("J", await watch.run())
     except asyncio.CancelledError:
-        await abandon(client, watch.job)
+        await see_through(abandon(client, watch.job))
         raise
 
 
-async def abandon(client: Client, job: Job) -> str:
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """What became of a job that nobody wants: as it is now, and in words."""
+
+    job: Job
+    fate: str
+
+
+async def abandon(client: Client, job: Job) -> Abandoned:
     """Cancel a job that nobody wants, and say what became of it. Never raises an API error."""
+    what = f"{type(job).__name__} {job.id}"
     try:
         async with asyncio.timeout(CANCEL_WITHIN):
             job = await client.send(_cancel(job))
     except (ReplicateError, TimeoutError) as error:
-        fate = (
-            f"{type(job).__name__} {job.id} could not be canceled ({error or 'no answer'}) and may "
-            f"run on and cost money: {job.urls.web or job.urls.cancel or job.id}"
-        )
+        why = str(error) or "no answer"
+        where = job.urls.web or job.urls.cancel or job.id
+        fate = f"{what} could not be canceled and may run on and cost money: {where} ({why})"
         run_logger().error(fate)
-        return fate
-    fate = f"{type(job).__name__} {job.id} was canceled; it is charged for the time that it ran"
+        return Abandoned(job, fate)
+    ended = "had ended before it could be canceled" if job.status in _PAID else "was canceled"
+    fate = f"{what} {ended}; it is charged for the time that it ran"
     run_logger().info(fate)
-    return fate
+    return Abandoned(job, fate)
+
+
+_PAID = frozenset({Status.SUCCEEDED, Status.FAILED})
 
 
 @dataclass(slots=True)
@@ -144,23 +186,25 @@ class _Watch:
 
     client: Client
     job: Job
-    settings: ReplicateSettings
-    deadline: float | None
+    patience: Patience
     started: float = field(default_factory=time.monotonic)
     looked: float = field(default_factory=time.monotonic)
     logged: int = 0
     strange: set[str] = field(default_factory=set)
 
     async def run(self) -> Job:
-        deadline = self.settings.deadline if self.deadline is None else self.deadline
         self._report()
         while not self.job.done:
-            age = time.monotonic() - self.started
-            if age >= deadline:
-                await self._exceeded(deadline)
-            delay = poll_delay(age, self.settings.poll_first, self.settings.poll_last)
-            await asyncio.sleep(min(delay, deadline - age))
-            await self._poll()
+            left = self.started + self.patience.deadline - time.monotonic()
+            if left <= 0:
+                return await self._exceeded()
+            age = self.patience.deadline - left
+            delay = poll_delay(age, self.patience.poll_first, self.patience.poll_last)
+            await asyncio.sleep(min(delay, left))
+            # A poll that hangs must not outlive the deadline by much.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(1.0, left - delay)):
+                    await self._poll()
             await self._look()
         return self.job
 
@@ -190,26 +234,30 @@ class _Watch:
     async def _look(self) -> None:
         run = flow_run_id()
         now = time.monotonic()
-        if self.job.done or run is None or now - self.looked < self.settings.look_every:
+        if self.job.done or run is None or now - self.looked < self.patience.look_every:
             return
         self.looked = now
-        if await _reachable(being_canceled(run)):
-            fate = await abandon(self.client, self.job)
-            raise JobCanceled(f"The flow run is being canceled. {fate}.", self.job)
+        if await _known_to_be(being_canceled(run)):
+            left = await abandon(self.client, self.job)
+            raise JobCanceled(f"The flow run is being canceled. {left.fate}.", left.job)
 
-    async def _exceeded(self, deadline: float) -> None:
-        fate = await abandon(self.client, self.job)
+    async def _exceeded(self) -> Job:
+        before = self.job
+        left = await abandon(self.client, before)
+        if left.job.status == Status.SUCCEEDED:
+            return left.job
         raise DeadlineExceeded(
-            f"{type(self.job).__name__} {self.job.id} of '{self.job.reference}' was "
-            f"'{self.job.status}' when its deadline of {deadline:g} s passed. {fate}.",
-            self.job,
+            f"{type(before).__name__} {before.id} of '{before.reference}' was '{before.status}' "
+            f"when its deadline of {self.patience.deadline:g} s passed. {left.fate}.",
+            left.job,
         )
 
 
-async def _reachable(look: Awaitable[bool]) -> bool:
+async def _known_to_be(look: Awaitable[bool]) -> bool:
     """A Prefect server that does not answer says nothing about the job: keep waiting."""
     try:
-        return await look
+        async with asyncio.timeout(LOOK_WITHIN):
+            return await look
     except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the job matters more
         run_logger().warning("Could not read the flow run's state: %s", error)
         return False
