@@ -9,6 +9,7 @@ from prefect_replicate.api.errors import (
     ConfigurationError,
     CreateUnknownError,
     DeadlineExceeded,
+    EvaluationError,
     JobAborted,
     JobCanceled,
     JobError,
@@ -19,10 +20,12 @@ from prefect_replicate.api.errors import (
     ReplicateError,
     TransportError,
 )
+from prefect_replicate.api.references import Name, Reference, parse_name, parse_reference
 from prefect_replicate.api.resources import (
     Account,
     Deployment,
     File,
+    Hardware,
     Job,
     Model,
     Prediction,
@@ -33,14 +36,22 @@ from prefect_replicate.api.resources import (
 from prefect_replicate.blocks.credentials import ReplicateCredentials
 from prefect_replicate.blocks.storage import OutputStorage
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
+from prefect_replicate.local.schema import BrokenModel
 from prefect_replicate.outputs.store import SavedFile, SavedOutputs
-from prefect_replicate.tasks.deployments import arelease_deployment, release_deployment
+from prefect_replicate.tasks.deployments import (
+    alist_hardware,
+    arelease_deployment,
+    list_hardware,
+    release_deployment,
+)
 from prefect_replicate.tasks.evaluation import (
     Evaluation,
     Example,
     Score,
+    Scorer,
     aevaluate_model,
     evaluate_model,
+    find_scorer,
     read_examples,
 )
 from prefect_replicate.tasks.files import aupload_file, upload_file
@@ -79,13 +90,16 @@ __all__ = [
     "BadInputError",
     "BadReferenceError",
     "BillingError",
+    "BrokenModel",
     "ConfigurationError",
     "CreateUnknownError",
     "DeadlineExceeded",
     "Deployment",
     "Evaluation",
+    "EvaluationError",
     "Example",
     "File",
+    "Hardware",
     "Job",
     "JobAborted",
     "JobCanceled",
@@ -94,16 +108,19 @@ __all__ = [
     "LocalReplicateError",
     "Model",
     "ModelError",
+    "Name",
     "NotFoundError",
     "OutputStorage",
     "OutputsExpired",
     "Prediction",
     "RateLimitError",
+    "Reference",
     "ReplicateCredentials",
     "ReplicateError",
     "SavedFile",
     "SavedOutputs",
     "Score",
+    "Scorer",
     "Status",
     "Training",
     "TransportError",
@@ -116,6 +133,7 @@ __all__ = [
     "aevaluate_model",
     "aget_prediction",
     "aget_training",
+    "alist_hardware",
     "arelease_deployment",
     "arun_model",
     "asave_outputs",
@@ -129,8 +147,12 @@ __all__ = [
     "create_training",
     "ensure_model",
     "evaluate_model",
+    "find_scorer",
     "get_prediction",
     "get_training",
+    "list_hardware",
+    "parse_name",
+    "parse_reference",
     "read_examples",
     "release_deployment",
     "retry_transient",

@@ -76,7 +76,7 @@ def test_outputs_are_kept_before_replicate_deletes_them(
     credentials: ReplicateCredentials, tmp_path: Path
 ) -> None:
     prediction = run_model("local/text", {"prompt": "And "}, credentials=credentials)
-    saved = save_outputs(prediction, tmp_path, credentials=credentials)
+    saved = save_outputs(prediction, tmp_path)
     assert Path(saved.files[0].uri).read_text() == prediction.text
 
 

@@ -22,6 +22,8 @@ DATA = "data:image/png;base64,aGk="
         (LOCAL, {"output.txt": LOCAL}),
         (DATA, {"output.png": DATA}),
         ("data:;base64,aGk=", {"output": "data:;base64,aGk="}),
+        ({"a b": PNG, "a_b": WAV}, {"output-a_b.png": PNG, "output-a_b.wav": WAV}),
+        ({"a b": PNG, "A_b": f"{PNG}?2"}, {"output-a_b.png": PNG, "output-A_b-2.png": f"{PNG}?2"}),
         ([PNG, WAV], {"output-0.png": PNG, "output-1.wav": WAV}),
         ({"mask": PNG, "n": 1}, {"output-mask.png": PNG}),
         ({"../../etc": PNG}, {"output-.._.._etc.png": PNG}),
@@ -45,6 +47,7 @@ def test_files_are_found_anywhere_and_named_by_their_place(
         "https://replicate.delivery.evil.com/x",  # only delivery hosts are fetched from.
         "see https://replicate.delivery/x.png for more",
         "data: is a word",
+        "http://[foo",
         "http://127.0.0.1:9999/x",
     ],
 )

@@ -1,32 +1,39 @@
 """Outputs in storage: whole, hashed, with a manifest last, or not at all."""
 
+import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from prefect_replicate.api.client import Access, Client
+from prefect_replicate.api.client import Downloads
 from prefect_replicate.api.errors import BadInputError, NotFoundError, TransportError
-from prefect_replicate.api.resources import Prediction
+from prefect_replicate.api.resources import JobURLs, Prediction
 from prefect_replicate.outputs.store import Store, reading
-from tests.api.conftest import FAST, Script, answer, client, script
+from tests.api.conftest import Script, answer, downloads, script
 
-__all__ = ["client", "script"]  # Fixtures.
+__all__ = ["downloads", "script"]  # Fixtures.
 
 
-def _prediction(output: object) -> Prediction:
-    return Prediction(id="abc", status="succeeded", model="o/n", version="v", output=output)
+def _prediction(output: object, api: str = "http://127.0.0.1:9") -> Prediction:
+    return Prediction(
+        id="abc",
+        status="succeeded",
+        model="o/n",
+        version="v",
+        output=output,
+        urls=JobURLs(get=f"{api}/v1/predictions/abc"),
+    )
 
 
 async def test_every_file_is_kept_with_size_and_hash_and_the_manifest_names_them(
-    script: Script, client: Client, tmp_path: Path
+    script: Script, downloads: Downloads, tmp_path: Path
 ) -> None:
     script.answers = [answer(200, "x" * 3_000_000), answer(200, "two")]
     output = [f"{script.base_url}/a.bin", f"{script.base_url}/b.txt"]
-    saved = await Store(str(tmp_path)).save(client, _prediction(output))
+    saved = await Store(str(tmp_path)).save(downloads, _prediction(output, script.base_url))
     content = {file.name: Path(file.uri).read_bytes() for file in saved.files}
     assert content["output-0.bin"] == b"x" * 3_000_000
     assert content["output-1.txt"] == b"two"
@@ -38,16 +45,8 @@ async def test_every_file_is_kept_with_size_and_hash_and_the_manifest_names_them
     assert (manifest["id"], manifest["model"]) == ("abc", "o/n")
 
 
-@pytest.fixture
-async def nowhere(unused_tcp_port: int) -> AsyncIterator[Client]:
-    """A client whose API is not there: for outputs that need none."""
-    base_url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with Client(Access(base_url, "token"), policy=FAST) as client:
-        yield client
-
-
-async def test_any_fsspec_storage_will_do(nowhere: Client) -> None:
-    saved = await Store("memory://kept/here/").save(nowhere, _prediction(["In ", "the"]))
+async def test_any_fsspec_storage_will_do(downloads: Downloads) -> None:
+    saved = await Store("memory://kept/here/").save(downloads, _prediction(["In ", "the"]))
     assert saved.files[0].uri == "memory://kept/here/abc/output.txt"
     with fsspec.open(saved.files[0].uri) as file:
         assert file.read() == b"In the"
@@ -55,12 +54,12 @@ async def test_any_fsspec_storage_will_do(nowhere: Client) -> None:
         assert json.loads(file.read())["files"][0]["name"] == "output.txt"
 
 
-async def test_saving_again_gives_the_same_files(nowhere: Client, tmp_path: Path) -> None:
+async def test_saving_again_gives_the_same_files(downloads: Downloads, tmp_path: Path) -> None:
     store, prediction = Store(str(tmp_path)), _prediction("data:text/plain;base64,aGk=")
-    assert await store.save(nowhere, prediction) == await store.save(nowhere, prediction)
+    assert await store.save(downloads, prediction) == await store.save(downloads, prediction)
     assert sorted(path.name for path in (tmp_path / "abc").iterdir()) == [
         "manifest.json",
-        "output.plain",
+        "output.txt",
     ]
 
 
@@ -72,14 +71,41 @@ async def test_saving_again_gives_the_same_files(nowhere: Client, tmp_path: Path
     ],
 )
 async def test_a_file_that_does_not_come_whole_leaves_nothing_half_written(
-    script: Script, client: Client, tmp_path: Path, trouble: bytes, error: type[Exception]
+    script: Script, downloads: Downloads, tmp_path: Path, trouble: bytes, error: type[Exception]
 ) -> None:
     script.answers = [answer(200, "one"), trouble]
     output = [f"{script.base_url}/a.txt", f"{script.base_url}/b.txt"]
     with pytest.raises(error):
-        await Store(str(tmp_path)).save(client, _prediction(output))
+        await Store(str(tmp_path)).save(downloads, _prediction(output, script.base_url))
     # The first is whole; of the second there is nothing; and no manifest claims to be complete.
     assert [path.name for path in (tmp_path / "abc").iterdir()] == ["output-0.txt"]
+
+
+async def test_a_file_has_its_name_only_once_it_is_whole(
+    script: Script, downloads: Downloads, tmp_path: Path
+) -> None:
+    script.pause = 0.3
+    script.answers = [answer(200, "one"), answer(200, "two")]
+    output = [f"{script.base_url}/a.txt", f"{script.base_url}/b.txt"]
+    saving = asyncio.ensure_future(
+        Store(str(tmp_path)).save(downloads, _prediction(output, script.base_url))
+    )
+    while len(script.requests) < 2:
+        await asyncio.sleep(0.01)
+    names = sorted(path.name for path in (tmp_path / "abc").iterdir())
+    assert names[0] == "output-0.txt"
+    assert names[1].startswith("output-1.txt.part-")
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert [path.name for path in (tmp_path / "abc").iterdir()] == ["output-0.txt"]
+
+
+@pytest.mark.parametrize("url", ["memory://", "memory:///", "memory://x/"])
+async def test_the_root_of_a_storage_is_a_folder_too(url: str, downloads: Downloads) -> None:
+    saved = await Store(url).save(downloads, _prediction("here"))
+    with fsspec.open(saved.files[0].uri) as file:
+        assert file.read() == b"here"
 
 
 @pytest.mark.parametrize(

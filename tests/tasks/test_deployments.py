@@ -1,5 +1,7 @@
 """Releasing a version behind a stable name."""
 
+from typing import Any
+
 import pytest
 
 from prefect_replicate import (
@@ -8,6 +10,7 @@ from prefect_replicate import (
     ReplicateCredentials,
     arelease_deployment,
     ensure_model,
+    list_hardware,
     release_deployment,
 )
 
@@ -40,3 +43,34 @@ def test_a_model_is_not_a_version_and_hardware_must_exist(
         release_deployment("local/x", "local/empty", "cpu", credentials=credentials)
     with pytest.raises(BadInputError, match="hardware must be one of"):
         release_deployment("local/x", tiny_model, "no-such-gpu", credentials=credentials)
+
+
+def test_a_release_keeps_the_scaling_that_it_does_not_name(
+    credentials: ReplicateCredentials, tiny_model: str
+) -> None:
+    release_deployment(
+        "scaled", tiny_model, "cpu", min_instances=0, max_instances=7, credentials=credentials
+    )
+    kept = release_deployment("scaled", tiny_model, "gpu-t4", credentials=credentials)
+    assert kept.current_release.configuration.model_dump() == {
+        "hardware": "gpu-t4",
+        "min_instances": 0,
+        "max_instances": 7,
+    }
+
+
+def test_a_deployment_of_somebody_else_is_not_made_under_ones_own_name(
+    credentials: ReplicateCredentials, tiny_model: str
+) -> None:
+    with pytest.raises(BadInputError, match=r"no deployment 'somebody/x'.*of 'local' only"):
+        release_deployment("somebody/x", tiny_model, "cpu", credentials=credentials)
+
+
+def test_arguments_of_any_kind_name_the_task_run(credentials: ReplicateCredentials) -> None:
+    version: Any = None  # A user's mistake: the task says so, not its name.
+    with pytest.raises(TypeError, match="expected string"):
+        release_deployment("x", version, "cpu", credentials=credentials)
+
+
+def test_hardware_is_listed(credentials: ReplicateCredentials) -> None:
+    assert "cpu" in [one.sku for one in list_hardware(credentials=credentials)]

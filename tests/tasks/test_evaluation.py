@@ -7,6 +7,7 @@ import pytest
 from prefect_replicate import (
     BadInputError,
     Evaluation,
+    EvaluationError,
     Example,
     LocalReplicate,
     ModelError,
@@ -15,9 +16,9 @@ from prefect_replicate import (
     Score,
     aevaluate_model,
     evaluate_model,
+    find_scorer,
     read_examples,
 )
-from prefect_replicate.tasks.evaluation import scorer
 from tests.tasks.conftest import jobs
 
 
@@ -38,7 +39,7 @@ def test_scorers_put_a_number_on_a_prediction(
     name: str, output: object, expected: str | None, value: float
 ) -> None:
     prediction = Prediction(id="x", status="succeeded", output=output, metrics={"loss": 2.5})
-    rating = scorer(name)
+    rating = find_scorer(name)
     assert rating.rate(prediction, Example(input={}, expected=expected)) == value
     assert rating.higher_is_better is (name != "lowest:loss")
 
@@ -46,13 +47,13 @@ def test_scorers_put_a_number_on_a_prediction(
 @pytest.mark.parametrize("name", ["", "best", "lowest", "lowest:", "middle:loss"])
 def test_an_unknown_scorer_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(BadInputError, match="exact_match, contains, similarity, lowest:METRIC"):
-        scorer(name)
+        find_scorer(name)
 
 
 def test_a_metric_that_the_model_did_not_record_is_named_with_those_it_did() -> None:
     prediction = Prediction(id="x", status="succeeded", metrics={"predict_time": 1.0})
     with pytest.raises(BadInputError, match=r"no number 'loss'.*It recorded: predict_time"):
-        scorer("lowest:loss").rate(prediction, Example(input={}))
+        find_scorer("lowest:loss").rate(prediction, Example(input={}))
 
 
 def _evaluation(score: float, *, up: bool = True, examples: int = 1) -> Evaluation:
@@ -85,6 +86,12 @@ def test_examples_that_are_none_are_refused_by_line(tmp_path: Path, text: str, w
     with pytest.raises(BadInputError, match=words) as caught:
         read_examples(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path: Path) -> None:
+    path = tmp_path / "eval.jsonl"
+    path.write_bytes('\ufeff{"input": {"text": "a\u2028b\x85c"}}\r\n'.encode())
+    assert read_examples(path) == [Example(input={"text": "a\u2028b\x85c"})]
 
 
 def test_examples_must_be_text(tmp_path: Path) -> None:
@@ -126,9 +133,32 @@ def test_mistakes_show_before_anything_is_paid_for(
     before = len(jobs(replicate))
     with pytest.raises(BadInputError, match="some examples have none"):
         evaluate_model(tiny_model, [{"input": {}}], "contains", credentials=credentials)
+    with pytest.raises(BadInputError, match="`at_once` is 1 or more"):
+        evaluate_model(
+            tiny_model, [{"input": {}}], "highest:length", at_once=0, credentials=credentials
+        )
     with pytest.raises(BadInputError, match="no scorer"):
         evaluate_model(tiny_model, [{"input": {}}], "best", credentials=credentials)
     assert len(jobs(replicate)) == before
+
+
+def test_a_passing_trouble_costs_one_example_and_not_all_of_them(
+    credentials: ReplicateCredentials,
+    tiny_model: str,
+    replicate: LocalReplicate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_replicate.tasks.evaluation.RETRY_DELAYS", (0.0, 0.0))
+    before = len(jobs(replicate))
+    examples = [
+        Example(input={"text": "good"}),
+        Example(input={"do": "fail", "text": "interrupted; please retry (code: PA)"}),
+    ]
+    with pytest.raises(EvaluationError, match=r"tried 3 times.*have been paid for"):
+        evaluate_model.with_options(retries=2, retry_delay_seconds=0)(
+            tiny_model, examples, "highest:length", credentials=credentials
+        )
+    assert len(jobs(replicate)) - before == 1 + 3
 
 
 def test_one_failure_ends_the_evaluation_and_cancels_what_still_runs(

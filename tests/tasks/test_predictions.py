@@ -157,8 +157,11 @@ def test_an_unknown_model_a_malformed_reference_and_a_wrong_token_have_errors_of
 def test_a_deadline_cancels_the_job_and_says_so(
     credentials: ReplicateCredentials, tiny_model: str
 ) -> None:
-    with pytest.raises(DeadlineExceeded, match=r"deadline of 1 s passed.*was canceled") as caught:
-        run_model(tiny_model, SLEEP, credentials=credentials, deadline=1)
+    # More than the 5 s that Replicate takes for a Cancel-After, so that it could be the first.
+    with pytest.raises(DeadlineExceeded, match=r"deadline of 5.5 s passed.*was canceled") as caught:
+        run_model(tiny_model, SLEEP, credentials=credentials, deadline=5.5)
+    assert isinstance(caught.value.job, Prediction)
+    assert caught.value.job.deadline is not None
     assert caught.value.job is not None
     assert get_prediction(caught.value.job.id, credentials=credentials).status == "canceled"
 

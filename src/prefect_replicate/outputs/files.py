@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import mimetypes
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -64,17 +65,17 @@ def plan(output: Any, api_url: str) -> Keep:
 
     Args:
         output: As Replicate gives it.
-        api_url: URL of the API. Files lie on its host or on replicate.delivery; a URL of another
-            host is something that the model said, not something to fetch.
+        api_url: Any URL of the API. Files lie on its host or on replicate.delivery; a URL of
+            another host is something that the model said, not something to fetch.
     """
     hosts = frozenset({urlsplit(api_url).netloc})
-    files = tuple(_files(output, ("output",), hosts))
+    files = _distinct(_files(output, ("output",), hosts))
     leaves = list(_leaves(output))
     if len(files) == len(leaves):
         return Keep(files)
     if not files and not isinstance(output, Mapping) and all(isinstance(x, str) for x in leaves):
         return Keep(documents={"output.txt": "".join(leaves).encode()})
-    names = {file.url: file.name for file in files}
+    names = {file.url: file.name for file in reversed(files)}
     document = json.dumps(_renamed(output, names), indent=2, ensure_ascii=False)
     return Keep(files, {"output.json": document.encode()})
 
@@ -84,6 +85,20 @@ def _files(value: Any, path: tuple[str, ...], hosts: frozenset[str]) -> Iterator
         yield OutputFile(value, _name(value, path))
     for key, item in _items(value):
         yield from _files(item, (*path, key), hosts)
+
+
+def _distinct(files: Iterator[OutputFile]) -> tuple[OutputFile, ...]:
+    """Number names that are there already; some storage takes "a" and "A" for the same."""
+    seen: set[str] = set()
+    kept = []
+    for file in files:
+        name, number = PurePosixPath(file.name), 1
+        while str(name).lower() in seen:
+            number += 1
+            name = PurePosixPath(file.name).with_stem(f"{PurePosixPath(file.name).stem}-{number}")
+        seen.add(str(name).lower())
+        kept.append(OutputFile(file.url, str(name)))
+    return tuple(kept)
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -107,7 +122,10 @@ def _is_file(value: str, hosts: frozenset[str]) -> bool:
         return _DATA.fullmatch(value) is not None
     if not value.startswith(("https://", "http://")) or any(map(str.isspace, value)):
         return False
-    netloc = urlsplit(value).netloc
+    try:
+        netloc = urlsplit(value).netloc
+    except ValueError:
+        return False
     return netloc in hosts or netloc == _DELIVERY or netloc.endswith(f".{_DELIVERY}")
 
 
@@ -115,8 +133,7 @@ def _name(url: str, path: tuple[str, ...]) -> str:
     """Where it stands in the output, and the suffix it has: "output-0.png". Never a path."""
     stem = _UNSAFE.sub("_", "-".join(path))
     if data := _DATA.fullmatch(url):
-        kind = (data["type"] or "").partition("/")[2].partition("+")[0]
-        return f"{stem}.{kind}" if _SUFFIX.fullmatch(f".{kind}") else stem
+        return stem + (mimetypes.guess_extension(data["type"] or "") or "")
     suffix = PurePosixPath(unquote(urlsplit(url).path)).suffix
     return stem + (suffix if _SUFFIX.fullmatch(suffix) else "")
 

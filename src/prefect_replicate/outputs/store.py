@@ -13,14 +13,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
 import fsspec
 import httpx
 from pydantic import BaseModel
 
-from prefect_replicate.api.client import Client
+from prefect_replicate.api.client import Downloads, see_through
 from prefect_replicate.api.errors import BadInputError, TransportError
 from prefect_replicate.api.resources import Job
 from prefect_replicate.outputs.files import OutputFile, plan
@@ -66,7 +66,8 @@ class Store:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self._url = url.rstrip("/") or url
+        # "memory://" and "/" are whole as they are.
+        self._url = url if url.endswith("://") else url.rstrip("/") or url
         self._options = dict(options or {})
 
     async def verify(self) -> None:
@@ -77,7 +78,7 @@ class Store:
         """
         await asyncio.to_thread(self._probe)
 
-    async def save(self, client: Client, job: Job) -> SavedOutputs:
+    async def save(self, downloads: Downloads, job: Job) -> SavedOutputs:
         """Keep every output of a job in a folder named after it.
 
         Raises:
@@ -85,11 +86,13 @@ class Store:
             NotFoundError: A file is gone.
             TransportError: A file could not be fetched whole.
         """
-        keep = plan(job.output, client.base_url)
+        keep = plan(job.output, job.urls.get or "")
         files = [
             await self._write(job, name, _once(content)) for name, content in keep.documents.items()
         ]
-        files += [await self._write(job, file.name, _content(client, file)) for file in keep.files]
+        files += [
+            await self._write(job, file.name, _content(downloads, file)) for file in keep.files
+        ]
         about = job.model_dump(
             mode="json",
             include={"id", "model", "version", "status", "input", "metrics", "created_at"},
@@ -100,10 +103,13 @@ class Store:
             job_id=job.id,
             model=job.model,
             version=job.version,
-            uri=f"{self._url}/{job.id}",
+            uri=self._uri(job.id),
             manifest=written.uri,
             files=files,
         )
+
+    def _uri(self, path: str) -> str:
+        return f"{self._url}{'' if self._url.endswith('/') else '/'}{path}"
 
     def _probe(self) -> None:
         with _storage_errors(self._url):
@@ -116,16 +122,17 @@ class Store:
     async def _write(self, job: Job, name: str, pieces: AsyncIterator[bytes]) -> SavedFile:
         writing = _Writing(self._url, self._options, job.id, name)
         try:
-            await asyncio.to_thread(writing.open)
+            # Seen through, since a thread cannot be cancelled and must not write beside `discard`.
+            await see_through(asyncio.to_thread(writing.open))
             async for piece in pieces:
-                await asyncio.to_thread(writing.write, piece)
-            await asyncio.to_thread(writing.finish)
+                await see_through(asyncio.to_thread(writing.write, piece))
+            await see_through(asyncio.to_thread(writing.finish))
         except BaseException:
-            await asyncio.to_thread(writing.discard)
+            await see_through(asyncio.to_thread(writing.discard))
             raise
         return SavedFile(
             name=name,
-            uri=f"{self._url}/{job.id}/{name}",
+            uri=self._uri(f"{job.id}/{name}"),
             size=writing.size,
             sha256=writing.digest.hexdigest(),
         )
@@ -137,41 +144,39 @@ class _Writing:
     def __init__(self, url: str, options: Mapping[str, Any], folder: str, name: str) -> None:
         self._url, self._options = url, options
         self._folder, self._name = folder, name
-        self._file: BinaryIO | None = None
+        self._part = f"{name}.part-{secrets.token_hex(4)}"
+        self._fs: Any = None
+        self._root = ""
+        self._file: Any = None
         self.digest = hashlib.sha256()
         self.size = 0
 
     def open(self) -> None:
         with _storage_errors(self._url):
-            self._fs, root = fsspec.core.url_to_fs(self._url, **self._options)
-            self._fs.makedirs(f"{root}/{self._folder}", exist_ok=True)
-            self._final = f"{root}/{self._folder}/{self._name}"
-            self._temporary = f"{self._final}.part-{secrets.token_hex(4)}"
-            self._file = cast("BinaryIO", self._fs.open(self._temporary, "wb"))
+            self._fs, self._root = fsspec.core.url_to_fs(self._url, **self._options)
+            self._fs.makedirs(self._path(""), exist_ok=True)
+            self._file = self._fs.open(self._path(self._part), "wb")
 
     def write(self, piece: bytes) -> None:
-        if self._file is None:
-            return
         with _storage_errors(self._url):
             self._file.write(piece)
         self.digest.update(piece)
         self.size += len(piece)
 
     def finish(self) -> None:
-        if self._file is None:
-            return
         with _storage_errors(self._url):
             self._file.close()
-            self._fs.mv(self._temporary, self._final)
+            self._fs.mv(self._path(self._part), self._path(self._name))
 
     def discard(self) -> None:
-        if self._file is None:
-            return
-        try:
+        # Storage backends raise anything, and the first error is the one to tell.
+        with suppress(Exception):
             self._file.close()
-            self._fs.rm_file(self._temporary)
-        except Exception:  # noqa: BLE001, S110 - storage backends raise anything; the first error is the one to tell
-            pass
+        with suppress(Exception):
+            self._fs.rm_file(self._path(self._part))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{self._folder}/{name}".rstrip("/")
 
 
 @contextmanager
@@ -212,7 +217,7 @@ def _fetch(url: str, target: Any) -> None:
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         raise BadInputError(f"Cannot read {url!r}: HTTP {status}. Nothing was sent.") from error
-    except (httpx.TransportError, httpx.InvalidURL) as error:
+    except (httpx.RequestError, httpx.InvalidURL) as error:
         raise TransportError(f"Cannot read {url!r}: {_words(error)}. Nothing was sent.") from error
 
 
@@ -233,12 +238,12 @@ def _storage_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-async def _content(client: Client, file: OutputFile) -> AsyncIterator[bytes]:
+async def _content(downloads: Downloads, file: OutputFile) -> AsyncIterator[bytes]:
     inline = file.inline
     if inline is not None:
         yield inline
         return
-    async with client.download(file.url) as response:
+    async with downloads.open(file.url) as response:
         async for piece in response.aiter_bytes(_PIECE):
             yield piece
 

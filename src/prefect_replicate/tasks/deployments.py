@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect_replicate.api import calls
 from prefect_replicate.api.client import Client
-from prefect_replicate.api.errors import BadReferenceError, NotFoundError
+from prefect_replicate.api.errors import BadInputError, BadReferenceError, NotFoundError
 from prefect_replicate.api.references import Name, parse_name, parse_reference
-from prefect_replicate.api.resources import Deployment
+from prefect_replicate.api.resources import Deployment, Hardware
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.tasks.predictions import short
@@ -18,8 +21,8 @@ async def _release_deployment(
     version: str,
     hardware: str,
     *,
-    min_instances: int = 0,
-    max_instances: int = 1,
+    min_instances: int | None = None,
+    max_instances: int | None = None,
     credentials: ReplicateCredentials | None = None,
 ) -> Deployment:
     """Put a version behind a deployment: create the deployment, or give it a new release.
@@ -29,9 +32,11 @@ async def _release_deployment(
     Args:
         name: "owner/name", or "name" for one of the token's own account.
         version: "owner/name:version".
-        hardware: SKU; the account's list is at https://replicate.com/docs/reference/http#hardware.list.
-        min_instances: Instances that are always on, and always charged: 0 to 5.
-        max_instances: Instances at most: 0 to 20.
+        hardware: SKU, one of those that `list_hardware` lists.
+        min_instances: Instances that are always on, and always charged: 0 to 5. If None, a new
+            deployment has 0 and another keeps what it has.
+        max_instances: Instances at most: 0 to 20. If None, a new deployment has 1 and another keeps
+            what it has.
         credentials: Who pays; the default credentials if None.
 
     Returns:
@@ -39,7 +44,8 @@ async def _release_deployment(
 
     Raises:
         BadReferenceError: A name is malformed.
-        BadInputError: Replicate refuses the hardware, the version or the instances.
+        BadInputError: Replicate refuses the hardware, the version or the instances; or there is no
+            such deployment, and the token's account cannot create it for another owner.
     """
     reference = parse_reference(version)
     if not (reference.model and reference.version):
@@ -47,31 +53,56 @@ async def _release_deployment(
             f"A deployment runs one version of a model, 'owner/name:version', and {version!r} is "
             f"not that. Nothing was sent."
         )
-    client = await client_for(credentials)
-    deployment = await _full_name(client, name)
-    wanted: dict[str, str | int] = {
+    wanted: dict[str, str | int | None] = {
         "version": reference.version,
         "hardware": hardware,
         "min_instances": min_instances,
         "max_instances": max_instances,
     }
+    client = await client_for(credentials)
+    deployment = await _full_name(client, name)
     try:
-        current = await client.send(calls.deployments_get(deployment))
+        return await _update(client, deployment, wanted)
     except NotFoundError:
-        return await client.send(
-            calls.deployments_create(
-                deployment.name,
-                model=reference.model,
-                version=reference.version,
-                hardware=hardware,
-                min_instances=min_instances,
-                max_instances=max_instances,
-            )
-        )
-    if wanted == _running(current):
-        run_logger().info("Deployment %s runs %s already", deployment, short(version))
+        pass
+    try:
+        return await _create(client, deployment, reference.model, wanted)
+    except BadInputError as error:
+        if error.status != _TAKEN:
+            raise
+    return await _update(client, deployment, wanted)  # Somebody else was faster.
+
+
+# How the API answers to a create of what exists.
+_TAKEN = 409
+
+
+async def _update(
+    client: Client, deployment: Name, wanted: Mapping[str, str | int | None]
+) -> Deployment:
+    current = await client.send(calls.deployments_get(deployment))
+    running = _running(current)
+    changes = {
+        key: value for key, value in wanted.items() if value is not None and value != running[key]
+    }
+    if not changes:
+        run_logger().info("Deployment %s is as it should be already", deployment)
         return current
-    return await client.send(calls.deployments_update(deployment, **wanted))
+    return await client.send(calls.deployments_update(deployment, **changes))
+
+
+async def _create(
+    client: Client, deployment: Name, model: Name, wanted: Mapping[str, Any]
+) -> Deployment:
+    account = await client.send(calls.account_get())
+    if account.username != deployment.owner:
+        raise BadInputError(
+            f"There is no deployment '{deployment}', and this token can create deployments of "
+            f"'{account.username}' only. Nothing was changed."
+        )
+    settings = {key: value for key, value in wanted.items() if value is not None}
+    settings = {"min_instances": 0, "max_instances": 1, **settings}
+    return await client.send(calls.deployments_create(deployment.name, model=model, **settings))
 
 
 async def _full_name(client: Client, name: str) -> Name:
@@ -91,6 +122,13 @@ def _running(deployment: Deployment) -> dict[str, str | int]:
     }
 
 
+async def _list_hardware(*, credentials: ReplicateCredentials | None = None) -> list[Hardware]:
+    """What models can run on: `sku` is what tasks take as `hardware`."""
+    client = await client_for(credentials)
+    return await client.send(calls.hardware_list())
+
+
+list_hardware, alist_hardware = twins(_list_hardware, lambda _: "list hardware")
 release_deployment, arelease_deployment = twins(
     _release_deployment, lambda p: f"release {short(p['version'])} as {p['name']}"
 )

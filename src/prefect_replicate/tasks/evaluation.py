@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,22 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from prefect_replicate.api.calls import Call
 from prefect_replicate.api.client import Client
-from prefect_replicate.api.errors import BadInputError
+from prefect_replicate.api.errors import BadInputError, EvaluationError, ReplicateError
 from prefect_replicate.api.resources import Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
+from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.submit import create
-from prefect_replicate.jobs.watch import outcome, wait
+from prefect_replicate.jobs.watch import Patience, outcome, patience, wait
 from prefect_replicate.outputs.store import reading
-from prefect_replicate.tasks.predictions import prediction_call, short
-from prefect_replicate.tasks.twins import twins
+from prefect_replicate.tasks.predictions import resolve, short
+from prefect_replicate.tasks.twins import transient, twins
 
 T = TypeVar("T")
+
+# Seconds before an example is tried again, each time longer.
+RETRY_DELAYS = (1.0, 5.0, 15.0)
 
 
 class Example(BaseModel):
@@ -71,13 +75,11 @@ class Scorer:
     """A way to put a number on a prediction.
 
     Attributes:
-        name: What `scorer` finds it by.
         higher_is_better: Which way is up.
         needs_expected: It compares with `Example.expected`.
         rate: From a succeeded prediction and its example to the number.
     """
 
-    name: str
     higher_is_better: bool
     needs_expected: bool
     rate: Callable[[Prediction, Example], float]
@@ -98,8 +100,8 @@ def _similarity(prediction: Prediction, example: Example) -> float:
 _COMPARING = {"exact_match": _exact_match, "contains": _contains, "similarity": _similarity}
 
 
-def scorer(name: str) -> Scorer:
-    """Find a scorer.
+def find_scorer(name: str) -> Scorer:
+    """Find a `Scorer` by its name.
 
     Args:
         name: "exact_match", "contains" or "similarity" (0 to 1, by characters), which compare the
@@ -110,7 +112,7 @@ def scorer(name: str) -> Scorer:
         BadInputError: There is none of that name.
     """
     if name in _COMPARING:
-        return Scorer(name, higher_is_better=True, needs_expected=True, rate=_COMPARING[name])
+        return Scorer(higher_is_better=True, needs_expected=True, rate=_COMPARING[name])
     way, _, metric = name.partition(":")
     if way not in {"lowest", "highest"} or not metric:
         known = ", ".join([*_COMPARING, "lowest:METRIC", "highest:METRIC"])
@@ -126,7 +128,7 @@ def scorer(name: str) -> Scorer:
             )
         return float(value)
 
-    return Scorer(name, way == "highest", needs_expected=False, rate=rate)
+    return Scorer(higher_is_better=way == "highest", needs_expected=False, rate=rate)
 
 
 def parse_examples(text: str, source: str) -> list[Example]:
@@ -135,18 +137,28 @@ def parse_examples(text: str, source: str) -> list[Example]:
     Raises:
         BadInputError: A line is not that, or there is none.
     """
+    # Not splitlines(): JSON may hold characters that it takes for line breaks.
+    lines = [(at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return _examples(
+        [(f"Line {at} of {source}", line) for at, line in lines],
+        Example.model_validate_json,
+        source,
+    )
+
+
+def _examples(
+    given: Sequence[tuple[str, Any]], read: Callable[[Any], Example], source: str
+) -> list[Example]:
     examples = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, value in given:
         try:
-            examples.append(Example.model_validate_json(line))
+            examples.append(read(value))
         except ValidationError as error:
             found = error.errors()[0]
-            where = ".".join(map(str, found["loc"]))
+            part = ".".join(map(str, found["loc"])) or "JSON"
             raise BadInputError(
-                f"Line {number} of {source} is no example ({where or 'JSON'}: {found['msg']}). A "
-                f'line is {{"input": {{...}}, "expected": "..."}}. Nothing was sent.'
+                f'{where} is no example ({part}: {found["msg"]}). One is {{"input": {{...}}, '
+                f'"expected": "..."}}. Nothing was sent.'
             ) from error
     if not examples:
         raise BadInputError(f"There are no examples in {source}. Nothing was sent.")
@@ -162,7 +174,7 @@ def read_examples(source: str | Path) -> list[Example]:
     with reading(str(source)) as file:
         content = file.read()
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{source} is not UTF-8 text: {error}. Nothing was sent.") from error
     return parse_examples(text, str(source))
@@ -185,25 +197,29 @@ async def _evaluate_model(
             such objects themselves.
         scorer: "exact_match", "contains", "similarity", "lowest:METRIC" or "highest:METRIC".
         credentials: Who pays; the default credentials if None.
-        at_once: Predictions that run at the same time.
+        at_once: Predictions that run at the same time, 1 or more.
         deadline: Seconds after which a prediction is canceled, and with it the evaluation.
 
     Raises:
         BadInputError: The examples or the scorer are wrong; nothing was charged.
         ModelError: A prediction failed; those still running were canceled.
+        EvaluationError: A passing trouble did not pass. A retry of the task does not repeat it.
     """
-    rating = find_scorer(scorer)
-    chosen = await _examples(examples)
+    rating, waiting = find_scorer(scorer), patience(deadline)
+    chosen = await _chosen(examples)
     if rating.needs_expected and any(example.expected is None for example in chosen):
         raise BadInputError(
             f"{scorer!r} compares with 'expected', and some examples have none. Nothing was sent."
         )
+    if at_once < 1:
+        raise BadInputError(f"`at_once` is 1 or more, not {at_once}. Nothing was sent.")
     client = await client_for(credentials)
+    target = await resolve(client, ref, None)
     free = asyncio.Semaphore(at_once)
 
     async def score(example: Example) -> Score:
         async with free:
-            prediction = await _predict(client, ref, example, deadline)
+            prediction = await _predict(client, target.call(example.input, waiting), waiting)
         return Score(prediction_id=prediction.id, value=rating.rate(prediction, example))
 
     scores = await _all(score(example) for example in chosen)
@@ -211,7 +227,7 @@ async def _evaluate_model(
     if not math.isfinite(mean):
         raise BadInputError(f"The mean of {scorer!r} over '{ref}' is {mean}, which ranks nothing.")
     return Evaluation(
-        ref=ref,
+        ref=target.ref,
         scorer=scorer,
         higher_is_better=rating.higher_is_better,
         score=mean,
@@ -219,26 +235,35 @@ async def _evaluate_model(
     )
 
 
-find_scorer = scorer  # The task's own parameter has the name.
+async def _predict(client: Client, call: Call[Prediction], waiting: Patience) -> Prediction:
+    """One prediction, tried again by itself: a retry of the task would pay for all others again.
+
+    Raises:
+        EvaluationError: It did not work out, though it may later.
+        ReplicateError: It will never work out.
+    """
+    delays = iter(RETRY_DELAYS)
+    while True:
+        try:
+            return outcome(await wait(client, await create(client, call), waiting))
+        except ReplicateError as error:
+            if not transient(error):
+                raise
+            delay = next(delays, None)
+            if delay is None:
+                raise EvaluationError(
+                    f"{error} It was tried {len(RETRY_DELAYS) + 1} times. Examples scored before "
+                    f"have been paid for, and are paid for again if you repeat the evaluation."
+                ) from error
+            run_logger().warning("Trying an example again in %s s: %s", delay, error)
+            await asyncio.sleep(delay)
 
 
-async def _predict(
-    client: Client, ref: str, example: Example, deadline: float | None
-) -> Prediction:
-    call = await prediction_call(client, ref, example.input, None, deadline)
-    return outcome(await wait(client, await create(client, call), deadline=deadline))
-
-
-async def _examples(
-    examples: str | Path | Sequence[Example | Mapping[str, Any]],
-) -> list[Example]:
+async def _chosen(examples: str | Path | Sequence[Example | Mapping[str, Any]]) -> list[Example]:
     if isinstance(examples, str | Path):
         return await asyncio.to_thread(read_examples, examples)
-    lines = [
-        example.model_dump_json() if isinstance(example, Example) else json.dumps(dict(example))
-        for example in examples
-    ]
-    return parse_examples("\n".join(lines), "the examples given")
+    given = [(f"Example {at}", example) for at, example in enumerate(examples)]
+    return _examples(given, Example.model_validate, "the list given")
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.errors import NotFoundError
+from prefect_replicate.api.errors import BadInputError, NotFoundError
 from prefect_replicate.api.references import parse_name
 from prefect_replicate.api.resources import Model
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
@@ -39,8 +39,14 @@ async def _ensure_model(
     try:
         return await client.send(calls.models_get(name))
     except NotFoundError:
+        pass
+    try:
         call = calls.models_create(name, visibility=visibility, hardware=hardware)
         return await client.send(call)
+    except BadInputError as error:
+        if error.status != 409:
+            raise
+    return await client.send(calls.models_get(name))  # Somebody else was faster.
 
 
 ensure_model, aensure_model = twins(_ensure_model, lambda p: f"ensure model {p['model']}")

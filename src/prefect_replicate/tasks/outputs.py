@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect_replicate.api.errors import OutputsExpired
+from prefect_replicate.api.errors import BadInputError, OutputsExpired
 from prefect_replicate.api.resources import Job
-from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.blocks.storage import OutputStorage
+from prefect_replicate.jobs.engine import engine
 from prefect_replicate.outputs.store import SavedOutputs
 from prefect_replicate.tasks.predictions import shown_id
 from prefect_replicate.tasks.twins import twins
@@ -16,8 +16,6 @@ from prefect_replicate.tasks.twins import twins
 async def _save_outputs(
     prediction: Job,
     storage: OutputStorage | str | Path,
-    *,
-    credentials: ReplicateCredentials | None = None,
 ) -> SavedOutputs:
     """Keep every output of a prediction (or training) in a folder named after its id.
 
@@ -26,13 +24,12 @@ async def _save_outputs(
 
     Args:
         prediction: As `run_model` or `train_model` returned it.
-        storage: A block, a local path, or any fsspec URL.
-        credentials: Which API the prediction is from; the default credentials if None. Files are
-            fetched without the token.
+        storage: A block, a local path, or any fsspec URL. Files are fetched without any token.
 
     Raises:
         OutputsExpired: Replicate has removed the outputs already.
-        BadInputError: The storage cannot be written. Nothing half-written remains.
+        BadInputError: The job has not ended, or the storage cannot be written. Nothing
+            half-written remains.
         TransportError: A file could not be fetched whole; the call can be repeated.
     """
     if prediction.data_removed:
@@ -41,8 +38,13 @@ async def _save_outputs(
             f"end. Nothing was written.",
             prediction,
         )
+    if not prediction.done:
+        raise BadInputError(
+            f"{prediction.id} is '{prediction.status}', so its outputs are not all there. Wait for "
+            f"it first. Nothing was written."
+        )
     block = storage if isinstance(storage, OutputStorage) else OutputStorage(url=str(storage))
-    return await block.store.save(await client_for(credentials), prediction)
+    return await block.store.save(engine().downloads(), prediction)
 
 
 save_outputs, asave_outputs = twins(

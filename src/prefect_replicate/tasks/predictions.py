@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect_replicate.api import calls
@@ -14,12 +17,12 @@ from prefect_replicate.api.resources import Job, Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.submit import announce, create
-from prefect_replicate.jobs.watch import outcome, wait
-from prefect_replicate.settings import ReplicateSettings
+from prefect_replicate.jobs.watch import Patience, outcome, patience, wait
 from prefect_replicate.tasks.twins import twins
 
-# What Replicate takes for a Cancel-After.
+# What Replicate takes for a Cancel-After, in seconds, and how much later than our deadline it is.
 _SHORTEST, _LONGEST = 5, 24 * 3600
+_LATER = 15
 
 
 async def _run_model(
@@ -58,10 +61,10 @@ async def _run_model(
             return run_model("meta/meta-llama-3-8b-instruct", {"prompt": "Hi"}).text
         ```
     """
-    client = await client_for(credentials)
-    call = await prediction_call(client, ref, input, deployment, deadline)
-    started = announce(await create(client, call))
-    return outcome(await wait(client, started, deadline=deadline))
+    client, waiting = await client_for(credentials), patience(deadline)
+    target = await resolve(client, ref, deployment)
+    started = announce(await create(client, target.call(input or {}, waiting)))
+    return outcome(await wait(client, started, waiting))
 
 
 async def _create_prediction(
@@ -76,9 +79,9 @@ async def _create_prediction(
 
     Pass what it returns to `wait_for_prediction`.
     """
-    client = await client_for(credentials)
-    call = await prediction_call(client, ref, input, deployment, deadline)
-    return announce(await create(client, call))
+    client, waiting = await client_for(credentials), patience(deadline)
+    target = await resolve(client, ref, deployment)
+    return announce(await create(client, target.call(input or {}, waiting)))
 
 
 async def _get_prediction(
@@ -112,9 +115,9 @@ async def _wait_for_prediction(
         OutputsExpired: It ended more than an hour ago.
         DeadlineExceeded: It took too long and was canceled.
     """
-    client = await client_for(credentials)
+    client, waiting = await client_for(credentials), patience(deadline)
     seen = await client.send(calls.predictions_get(job_id(prediction)))
-    return outcome(await wait(client, seen, deadline=deadline))
+    return outcome(await wait(client, seen, waiting))
 
 
 async def _cancel_prediction(
@@ -129,14 +132,27 @@ async def _cancel_prediction(
     return await client.send(calls.predictions_cancel(job_id(prediction)))
 
 
-async def prediction_call(
-    client: Client,
-    ref: str | None,
-    input: Mapping[str, Any] | None,
-    deployment: str | None,
-    deadline: float | None,
-) -> Call[Prediction]:
-    """The create that a reference needs: of a deployment, an official model, or a version.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to run, resolved once: a deployment, an official model, or a version.
+
+    Attributes:
+        ref: It, as precisely as it is known.
+        create: The create that it needs.
+    """
+
+    ref: str
+    create: Callable[..., Call[Prediction]]
+
+    def call(self, input: Mapping[str, Any], waiting: Patience) -> Call[Prediction]:
+        """The create for one input. Replicate ends the job itself, should nobody else do it."""
+        # Later than our own deadline, so that it is we who see it pass and can say so.
+        after = min(max(_SHORTEST, math.ceil(waiting.deadline) + _LATER), _LONGEST)
+        return self.create(input, cancel_after=after)
+
+
+async def resolve(client: Client, ref: str | None, deployment: str | None) -> Target:
+    """Find out what a reference means.
 
     Raises:
         BadInputError: Not exactly one of `ref` and `deployment`, or a model without versions.
@@ -144,18 +160,16 @@ async def prediction_call(
     """
     if (ref is None) == (deployment is None):
         raise BadInputError("Name either a model or a deployment to run. Nothing was sent.")
-    inputs = {} if input is None else input
-    limit = ReplicateSettings().deadline if deadline is None else deadline
-    after = min(max(_SHORTEST, round(limit)), _LONGEST)
     if deployment is not None:
         name = parse_name(deployment, "deployment")
-        return calls.deployments_predictions_create(name, inputs, cancel_after=after)
+        return Target(deployment, partial(calls.deployments_predictions_create, name))
     reference = parse_reference(ref or "")
     if reference.version or not reference.model:
-        return calls.predictions_create(str(reference), inputs, cancel_after=after)
+        return Target(str(reference), partial(calls.predictions_create, str(reference)))
     model = await client.send(calls.models_get(reference.model))
     if model.is_official:
-        return calls.models_predictions_create(reference.model, inputs, cancel_after=after)
+        official = partial(calls.models_predictions_create, reference.model)
+        return Target(str(reference), official)
     if not model.latest_version:
         raise BadInputError(
             f"Model '{reference.model}' has no versions yet, so there is nothing to run. Train one "
@@ -163,7 +177,7 @@ async def prediction_call(
         )
     run_logger().info("Latest version of %s is %s", reference.model, model.latest_version.id)
     version = f"{reference.model}:{model.latest_version.id}"
-    return calls.predictions_create(version, inputs, cancel_after=after)
+    return Target(version, partial(calls.predictions_create, version))
 
 
 def job_id(job: Job | str) -> str:
@@ -183,7 +197,7 @@ def job_id(job: Job | str) -> str:
 def _what(parameters: Mapping[str, Any]) -> str:
     if deployment := parameters["deployment"]:
         return f"deployment {deployment}"
-    return short(str(parameters["ref"]))
+    return short(parameters["ref"])
 
 
 def short(ref: str) -> str:

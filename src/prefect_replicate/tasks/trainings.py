@@ -12,7 +12,7 @@ from prefect_replicate.api.references import parse_name, parse_reference
 from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.submit import announce, create
-from prefect_replicate.jobs.watch import outcome, wait
+from prefect_replicate.jobs.watch import outcome, patience, wait
 from prefect_replicate.tasks.predictions import job_id, short, shown_id
 from prefect_replicate.tasks.twins import twins
 
@@ -51,10 +51,9 @@ async def _train_model(
         run_model(training.trained_version, {"prompt": "Hi"})
         ```
     """
-    call = training_call(version, destination, input)
+    call, waiting = training_call(version, destination, input), patience(deadline)
     client = await client_for(credentials)
-    started = announce(await create(client, call))
-    return outcome(await wait(client, started, deadline=deadline))
+    return outcome(await wait(client, announce(await create(client, call)), waiting))
 
 
 async def _create_training(
@@ -102,9 +101,9 @@ async def _wait_for_training(
         JobCanceled: Somebody canceled it.
         DeadlineExceeded: It took too long and was canceled.
     """
-    client = await client_for(credentials)
+    client, waiting = await client_for(credentials), patience(deadline)
     seen = await client.send(calls.trainings_get(job_id(training)))
-    return outcome(await wait(client, seen, deadline=deadline))
+    return outcome(await wait(client, seen, waiting))
 
 
 async def _cancel_training(

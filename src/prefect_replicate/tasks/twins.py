@@ -82,7 +82,10 @@ def _task(door: Callable[P, R], name: str, run_name: RunName) -> Task[P, R]:
     # Prefect passes the parameters by name, and only to a function that has one of that name; its
     # type for such a function is private.
     def named(parameters: dict[str, Any]) -> str:
-        return run_name(parameters)
+        try:
+            return run_name(parameters)
+        except Exception:  # noqa: BLE001 - arguments may be anything, and the task itself tells best
+            return name
 
     door.__name__ = door.__qualname__ = name
     return task(
