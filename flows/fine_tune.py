@@ -20,14 +20,17 @@ from typing import Any
 # A first start of Prefect's own server takes 10 s on two quiet cores; by default it may take 20.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, get_run_logger, runtime, task
 from prefect.logging.configuration import setup_logging
 from pydantic import BaseModel
 
 from prefect_replicate import (
     BadInputError,
+    BadReferenceError,
+    BrokenModel,
     Deployment,
     Evaluation,
+    Example,
     LocalReplicate,
     LocalReplicateError,
     ModelError,
@@ -39,8 +42,13 @@ from prefect_replicate import (
     Training,
     ensure_model,
     evaluate_model,
+    find_scorer,
+    list_hardware,
+    parse_name,
+    parse_reference,
     read_examples,
     release_deployment,
+    retry_transient,
     run_model,
     save_outputs,
     train_model,
@@ -97,10 +105,13 @@ def fine_tune(
         credentials: Who pays; the default credentials if None.
     """
     # What costs nothing comes first, so that mistakes show before anything is paid for.
-    if ":" not in base_version:
-        raise BadInputError(f"{base_version!r} names no version: write 'owner/name:version'.")
-    OutputStorage(url=storage).verify()
-    examples = read_examples(eval_data)
+    parse_name(destination, "destination model")
+    parse_name(deployment if "/" in deployment else f"own/{deployment}", "deployment")
+    if not parse_reference(base_version).version:
+        raise BadReferenceError(f"{base_version!r} names no version: write 'owner/name:version'.")
+    find_scorer(scorer)
+    examples = check_places(storage, eval_data)
+    check_hardware(hardware, credentials)
     data = data_url(training_data, credentials)
     ensure_model.with_options(**PATIENCE)(destination, hardware=hardware, credentials=credentials)
 
@@ -127,7 +138,7 @@ def fine_tune(
         input=generate_input or examples[0].input,
         credentials=credentials,
     )
-    saved = save_outputs.with_options(**PATIENCE)(prediction, storage, credentials=credentials)
+    saved = save_outputs.with_options(**PATIENCE)(prediction, storage)
     return FineTuned(
         before=before,
         after=after,
@@ -138,6 +149,20 @@ def fine_tune(
         saved=saved,
         flow_run=f"{runtime.flow_run.name} ({runtime.flow_run.id})",
     )
+
+
+@task(**PATIENCE, retry_condition_fn=retry_transient)
+def check_places(storage: str, eval_data: str) -> list[Example]:
+    """Make sure that outputs can be written, and read the examples."""
+    OutputStorage(url=storage).verify()
+    return read_examples(eval_data)
+
+
+def check_hardware(hardware: str, credentials: ReplicateCredentials | None) -> None:
+    """Make sure that there is such hardware."""
+    skus = [one.sku for one in list_hardware.with_options(**PATIENCE)(credentials=credentials)]
+    if hardware not in skus:
+        raise BadInputError(f"There is no hardware {hardware!r}. There is: {', '.join(skus)}.")
 
 
 def data_url(training_data: str, credentials: ReplicateCredentials | None) -> str:
@@ -232,8 +257,8 @@ class OneScreen(logging.Filter):
     """Keep Prefect's tracebacks off the console; the run's own log has them, for the UI."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drop what reports an exception: the command itself prints it, once."""
-        return record.levelno < logging.ERROR
+        """Drop what reports the exception that ends the flow: the command prints it, once."""
+        return not record.exc_info and "Finished in state Failed" not in record.getMessage()
 
 
 def main() -> int:
@@ -248,9 +273,12 @@ def main() -> int:
             if not options.live:
                 parameters = local(stack) | parameters
             print(report(fine_tune(**parameters)))
-    except (ReplicateError, LocalReplicateError) as error:
+    except (BrokenModel, LocalReplicateError, OSError, ReplicateError) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted: what still ran was canceled.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,12 +1,16 @@
 """What every test stands on: no token of the user's, its own Prefect home and server."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 # Before anything imports Prefect, which reads its settings once.
 for _name in [name for name in os.environ if name.startswith(("REPLICATE_", "PREFECT_"))]:
     del os.environ[_name]
 os.environ |= {
+    # Empty and not absent, or else a developer's .env would be read.
+    "REPLICATE_API_TOKEN": "",
     "PREFECT_HOME": tempfile.mkdtemp(prefix="prefect-replicate-tests-"),
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -14,6 +18,8 @@ os.environ |= {
     # Many tests call tasks outside of a flow, and Prefect warns of each line that it logs there.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
+
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 from collections.abc import Iterator
 from pathlib import Path
