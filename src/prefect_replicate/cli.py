@@ -12,6 +12,8 @@ from prefect_replicate.api.errors import ReplicateError
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
 from prefect_replicate.local.schema import BrokenModel
 
+_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. Errors are told without a traceback."""
@@ -21,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BrokenModel, LocalReplicateError, OSError, ReplicateError) as error:
         print(f"prefect-replicate: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return code
 
 
@@ -47,12 +51,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # Until all is up, both break off what is under way, which may be the import of a model.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with LocalReplicate(options.root, host=options.host, port=options.port) as server:
         for folder, name in options.push:
             print(f"pushed {server.push(folder, name)}")
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         print("Local Replicate is up. Any Replicate client uses it with")
         print(f"  export REPLICATE_BASE_URL={server.base_url}")
         print(f"  export REPLICATE_API_TOKEN={server.token}", flush=True)

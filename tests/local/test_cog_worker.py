@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_replicate.local.cog_worker import CogletWorker, server_sent
+from prefect_replicate.local.cog_worker import CogletWorker, _ports, _take_port, server_sent
 from prefect_replicate.local.engine import StartFailed, WorkerSpec
+from prefect_replicate.local.schema import inspect_folder
 from tests.local.conftest import ModelFolder
 
 
@@ -24,10 +25,11 @@ async def _events(chunks: list[bytes]) -> list[tuple[str, dict[str, Any]]]:
     [
         [b'event: a\ndata: {"n":1}\n\n: hi\n\nevent: b\ndata: {}\n\n'],
         [b"event: a\nda", b'ta: {"n":1}\n', b"\n: hi\n\nevent: b\ndata: {}\n\n"],
+        [b'event: a\ndata: {"n":' + b" " * (1 << 20) + b"1}\n\nevent: b\ndata: {}\n\n"],
         [bytes([byte]) for byte in b'event: a\ndata: {"n":1}\n\nevent: b\ndata: {}\n\n'],
         [b'event: a\ndata: {"n":1}\n\nevent: b\ndata: {}\n\nevent: cut\ndata: {'],
     ],
-    ids=["at once", "in pieces", "byte by byte", "cut off"],
+    ids=["at once", "in pieces", "a big one", "byte by byte", "cut off"],
 )
 async def test_events_are_read_however_they_are_cut(chunks: list[bytes]) -> None:
     assert await _events(chunks) == [("a", {"n": 1}), ("b", {})]
@@ -53,4 +55,55 @@ class Predictor(BasePredictor):
         await worker.start()
     await asyncio.wait_for(worker.close(), 10)
     assert not worker.usable
+    assert not (tmp_path / "worker").exists()
+
+
+async def test_a_setup_that_fails_over_a_port_is_not_tried_again_and_leaves_no_process(
+    tmp_path: Path, model_folder: ModelFolder
+) -> None:
+    source = """
+from pathlib import Path
+from cog import BasePredictor
+class Predictor(BasePredictor):
+    def setup(self):
+        with Path("../started").open("a") as file:
+            file.write("x")
+        print("OSError: Address already in use", flush=True)
+        raise OSError("Address already in use")
+    def predict(self) -> str:
+        return ""
+"""
+    (tmp_path / "worker").mkdir()
+    schema = inspect_folder(folder := model_folder(source)).openapi
+    spec = WorkerSpec("port", folder, schema, "predict.py:Predictor", "predict")
+    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    with pytest.raises(StartFailed, match="Address already in use"):
+        await worker.start()
+    assert (tmp_path / "worker" / "started").read_text() == "x"
+    await worker.close()
+
+
+def test_a_port_is_given_to_one_worker_at_a_time() -> None:
+    ports = [_take_port(instead_of=0) for _ in range(500)]
+    assert len(set(ports)) == len(ports)
+    _ports.difference_update(ports)
+
+
+async def test_a_worker_that_is_ended_while_it_copies_leaves_no_folder(
+    tmp_path: Path, model_folder: ModelFolder
+) -> None:
+    folder = model_folder("")
+    for number in range(2_000):
+        (folder / str(number)).touch()
+    (tmp_path / "worker").mkdir()
+    spec = WorkerSpec("big", folder, {}, "predict.py:Predictor", "predict")
+    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    starting = asyncio.create_task(worker.start())
+    while not (tmp_path / "worker" / "model").exists():
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await worker.close()
+    assert worker._preparing
+    assert worker._preparing.done()
     assert not (tmp_path / "worker").exists()

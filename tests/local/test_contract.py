@@ -59,9 +59,9 @@ def test_account_and_hardware(api: Api, fits: Check) -> None:
 
 def test_models_and_versions(api: Api, fits: Check, actor: str) -> None:
     model, _, number = actor.partition(":")
-    body = {"owner": "acme", "name": "contract", "visibility": "public", "hardware": "cpu"}
+    body = {"owner": "local", "name": "contract", "visibility": "public", "hardware": "cpu"}
     fits(api.http.post("/models", json=body), "models.create")
-    fits(api.http.get("/models/acme/contract"), "models.get")
+    fits(api.http.get("/models/local/contract"), "models.get")
     fits(api.http.get(f"/models/{model}"), "models.get")
     fits(api.http.get("/models"), "models.list")
     fits(api.http.get(f"/models/{model}/versions"), "models.versions.list")
@@ -97,8 +97,8 @@ def test_official_models(api: Api, server: LocalReplicate, fits: Check, folders:
 
 
 def test_trainings(api: Api, fits: Check, actor: str) -> None:
-    api.model("acme", "contract-tuned")
-    created = api.train(actor, "acme/contract-tuned", data="data:,x")
+    api.model("local", "contract-tuned")
+    created = api.train(actor, "local/contract-tuned", data="data:,x")
     training = fits(created, "trainings.create")
     fits(api.http.get(f"/trainings/{training['id']}"), "trainings.get")
     api.end(training)

@@ -33,6 +33,12 @@ def test_a_deployment_runs_the_version_of_its_current_release(
     assert prediction["version"] == actor.partition(":")[2]
 
 
+def test_a_number_of_instances_is_whole_however_it_is_written(api: Api, actor: str) -> None:
+    api.http.post("/deployments", json=_new("whole", actor, min_instances=0.0))
+    shown = api.http.get("/deployments/local/whole").text
+    assert '"min_instances":0,' in shown
+
+
 def test_every_change_is_a_new_release(api: Api, actor: str) -> None:
     api.http.post("/deployments", json=_new("changes", actor))
     changed = api.http.patch("/deployments/local/changes", json={"max_instances": 3}).json()

@@ -1,11 +1,16 @@
 import hashlib
 import json
+import socket
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.local.conftest import Api
+from prefect_replicate.local import LocalReplicate
+from prefect_replicate.local.files import FileStore, safe_name
+from tests.local.conftest import Api, Client
 
 
 def test_an_uploaded_file_is_described_and_listed(api: Api) -> None:
@@ -105,7 +110,80 @@ def test_nothing_but_stored_files_is_delivered(api: Api, path: str) -> None:
     assert httpx.get(f"{api.server.base_url}{path}").status_code in {401, 404}
 
 
+def _raw_get(base_url: str, path: str) -> bytes:
+    """The answer to a path that no client tidies up."""
+    host, _, port = base_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    "trick",
+    ["../../state.db", "..%2f..%2fstate.db", "%2e%2e/%2e%2e/state.db", "..%5c..%5cstate.db", "."],
+)
+def test_no_path_leads_out_of_the_store(api: Api, painter: str, trick: str) -> None:
+    base = api.server.base_url
+    url = api.predict(painter)["output"][0].removeprefix(base)
+    folder = url.rpartition("/")[0]
+    assert _raw_get(base, url).endswith(b"blank0")
+    answer = _raw_get(base, f"{folder}/{trick}")
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"SQLite" not in answer
+
+
+def test_an_expired_file_is_gone_with_its_bytes(tmp_path: Path, client: Client) -> None:
+    with LocalReplicate(tmp_path) as server:
+        file = client(server).upload(b"old")
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        (document,) = db.execute("SELECT document FROM files").fetchone()
+        record = json.loads(document) | {"expires_at": "2020-01-01T00:00:00.000000Z"}
+        db.execute("UPDATE files SET document = ?", [json.dumps(record)])
+    db.close()
+    with LocalReplicate(tmp_path) as server:
+        http = client(server).http
+        assert list((tmp_path / "files").iterdir())
+        assert http.get("/files").json()["results"] == []
+        assert http.get(f"/files/{file['id']}").status_code == 404
+        assert list((tmp_path / "files").iterdir()) == []
+
+
 def test_a_delivered_file_cannot_act_as_a_page(api: Api, painter: str) -> None:
     headers = httpx.get(api.predict(painter)["output"][0]).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Security-Policy"] == "sandbox"
+
+
+def _form(filename: bytes) -> bytes:
+    header = b'Content-Disposition: form-data; name="content"; ' + filename
+    return b"--b\r\n" + header + b"\r\n\r\nx\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ('filename="größe.txt"'.encode(), "größe.txt"),
+        ('filename="größe.txt"'.encode("latin-1"), "größe.txt"),
+        (b"filename*=UTF-8''gr%C3%B6%C3%9Fe.txt", "größe.txt"),
+        (b"filename*=utf-7''half%2B2AA-.txt", "half?.txt"),
+    ],
+    ids=["UTF-8", "Latin-1", "RFC 2231", "half a character"],
+)
+def test_a_files_name_may_be_of_any_letters(api: Api, filename: bytes, name: str) -> None:
+    headers = {"Content-Type": FORM}
+    created = api.http.post("/files", content=_form(filename), headers=headers)
+    assert created.status_code == 201
+    assert created.json()["name"] == name
+    assert api.http.get("/files").json()["results"][0] == created.json()
+
+
+@pytest.mark.parametrize(
+    "name", ["." + "x" * 199, "y" + "." * 3 + "x" * 199, "../..", "ö" * 101, ""]
+)
+def test_a_safe_name_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    safe = safe_name(name)
+    assert safe_name(safe) == safe
+    assert not safe.startswith(".")
+    store = FileStore(tmp_path / "files")
+    assert store.find(store.save([b"x"], name).path)

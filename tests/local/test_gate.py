@@ -35,7 +35,18 @@ def test_the_version_in_the_path_may_be_missing_or_doubled(api: Api, prefix: str
     assert api.http.get(url).json()["username"] == "local"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.1.5"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "192.168.1.5",
+        "127.0.0.1:80:evil.example",
+        "127.0.0.1:port",
+        "[::1].evil.example",
+        "127.0.0.1/evil",
+    ],
+)
 def test_a_name_that_is_not_this_machines_is_refused(api: Api, host: str) -> None:
     response = api.http.get("/account", headers={"Host": host})
     assert response.status_code == 421
@@ -59,7 +70,10 @@ def test_an_unknown_path_is_not_found_and_never_a_redirect(api: Api) -> None:
 
 
 def test_a_wrong_method_is_refused(api: Api) -> None:
-    assert api.http.put("/account").status_code == 405
+    response = api.http.put("/account")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "GET, HEAD"
+    assert api.http.put("/models").headers["Allow"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'"text"'])
@@ -71,18 +85,31 @@ def test_a_body_has_a_limit(api: Api) -> None:
     assert api.http.post("/predictions", content=bytes(20_000_001)).status_code == 413
 
 
+def test_a_models_name_is_one_line(api: Api) -> None:
+    body = {"owner": "local", "name": "two\n", "visibility": "private", "hardware": "cpu"}
+    assert api.http.post("/models", json=body).status_code == 422
+
+
 def test_a_models_name_is_taken_once(api: Api) -> None:
-    api.model("acme", "once")
-    body = {"owner": "acme", "name": "once", "visibility": "private", "hardware": "cpu"}
+    api.model("local", "once")
+    body = {"owner": "local", "name": "once", "visibility": "private", "hardware": "cpu"}
     assert api.http.post("/models", json=body).status_code == 409
 
 
+def test_only_the_accounts_own_models_can_be_created(api: Api, actor: str) -> None:
+    body = {"owner": "acme", "name": "ours", "visibility": "private", "hardware": "cpu"}
+    response = api.http.post("/models", json=body)
+    assert response.status_code == 403
+    assert "'acme'" in response.json()["detail"]
+    assert api.http.get("/models/acme/ours").status_code == 404
+
+
 def test_a_model_is_created_read_and_listed(api: Api) -> None:
-    body = {"owner": "acme", "name": "described", "visibility": "public", "hardware": "cpu"}
+    body = {"owner": "local", "name": "described", "visibility": "public", "hardware": "cpu"}
     created = api.http.post("/models", json={**body, "description": "a model"})
     assert created.status_code == 201
     assert created.json()["latest_version"] is None
-    assert api.http.get("/models/acme/described").json() == created.json()
+    assert api.http.get("/models/local/described").json() == created.json()
     newest = {"sort_by": "model_created_at"}
     assert api.http.get("/models", params=newest).json()["results"][0] == created.json()
 

@@ -349,9 +349,9 @@ def test_served_it_learns_and_gives_its_files_in_order(
     api: Api, server: LocalReplicate, model: SimpleNamespace
 ) -> None:
     version = server.push(MODEL, "acme/sprites")
-    api.model("acme", "smileys")
+    api.model("local", "smileys")
     data = api.upload(TRAIN_ZIP.read_bytes())["urls"]["get"]
-    training = api.end(api.train(version, "acme/smileys", training_data=data, steps=40).json())
+    training = api.end(api.train(version, "local/smileys", training_data=data, steps=40).json())
     assert training["status"] == "succeeded", training["error"]
     example = EXAMPLES[0] | {"count": 16, "scale": 1}
     before, after = (

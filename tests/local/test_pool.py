@@ -145,3 +145,42 @@ async def test_a_closed_pool_starts_nobody(tmp_path: Path, office: Office) -> No
     with pytest.raises(StartFailed):
         await pool.warm_up(_spec("b"))
     assert office.working == []
+
+
+class Clinger(Clerk):
+    """A worker that cannot be ended properly, at its first time."""
+
+    clings = True
+
+    async def close(self) -> None:
+        self.usable = False
+        if self.clings:
+            self.clings = False
+            raise OSError("the disk is gone")
+
+
+async def test_a_worker_that_cannot_be_ended_keeps_no_room_and_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    pool = Pool(tmp_path / "workers", Clinger, most=1)
+    with pytest.raises(OSError, match="the disk is gone"):
+        await pool.warm_up(_spec("a", single_use=True))
+    waiting = asyncio.create_task(pool.warm_up(_spec("b")))
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_idle_workers_are_ended_even_if_one_of_them_cannot_be(tmp_path: Path) -> None:
+    hired: list[Clinger] = []
+
+    def hire(spec: WorkerSpec, folder: Path) -> Clinger:
+        hired.append(Clinger(spec, folder))
+        return hired[-1]
+
+    pool = Pool(tmp_path / "workers", hire, idle=0.01)
+    await pool.warm_up(_spec("a"))
+    await pool.warm_up(_spec("b"))
+    reaping = asyncio.create_task(pool.reap())
+    while any(clerk.usable for clerk in hired):
+        assert not reaping.done()
+        await asyncio.sleep(0.005)
+    reaping.cancel()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from prefect_replicate.local import LocalReplicate
+from prefect_replicate.local.cog_worker import _LEFTOVERS
 from tests.local.conftest import Api, ModelFolder
 
 
@@ -64,10 +65,10 @@ class Predictor(BasePredictor):
             print(number)
         yield from range(count)
 """
-    prediction = api.predict(server.push(model_folder(source), "acme/flood"), count=20_000)
+    prediction = api.predict(server.push(model_folder(source), "acme/flood"), count=5_000)
     assert prediction["status"] == "succeeded"
-    assert prediction["logs"] == "".join(f"{number}\n" for number in range(20_000))
-    assert prediction["output"] == list(range(20_000))
+    assert prediction["logs"] == "".join(f"{number}\n" for number in range(5_000))
+    assert prediction["output"] == list(range(5_000))
 
 
 def test_an_iterator_gives_a_list_in_order(api: Api, counter: str) -> None:
@@ -153,6 +154,35 @@ def test_canceling_ends_a_model_that_computes(api: Api, actor: str) -> None:
     assert api.predict(actor, text="next")["status"] == "succeeded"
 
 
+def test_a_model_that_listens_to_a_cancel_keeps_its_process(
+    api: Api, server: LocalReplicate, model_folder: ModelFolder
+) -> None:
+    source = """
+import os
+from cog import BasePredictor
+class Predictor(BasePredictor):
+    def predict(self, spin: bool = False) -> int:
+        while spin:
+            pass
+        return os.getpid()
+"""
+    version = server.push(model_folder(source), "acme/listening")
+    process = api.predict(version)["output"]
+    prediction = api.predict(version, prefer="", spin=True)
+    running = api.until(prediction, lambda run: run["status"] == "processing")
+    assert api.http.post(running["urls"]["cancel"]).json()["status"] == "canceled"
+    assert api.predict(version)["output"] == process
+
+
+def test_coglet_leaves_nothing_of_a_prediction(api: Api, actor: str) -> None:
+    prediction = api.predict(actor, prefer="", text="x", act="sleep", seconds=0.3)
+    api.until(prediction, lambda run: run["status"] == "processing")
+    assert (_LEFTOVERS / prediction["id"]).exists()
+    api.end(prediction)
+    api.predict(actor, text="the next begins after the last is cleared away")
+    assert not (_LEFTOVERS / prediction["id"]).exists()
+
+
 def test_canceling_ends_a_model_that_does_not_listen(api: Api, actor: str) -> None:
     prediction = api.predict(actor, prefer="", text="x", act="sleep", seconds=600)
     running = api.until(prediction, lambda run: run["status"] == "processing")
@@ -191,6 +221,38 @@ def test_secrets_reach_the_model_and_nobody_else(api: Api, painter: str) -> None
     prediction = api.predict(painter, key="12345")
     assert prediction["input"] == {"key": "[REDACTED]"}
     assert httpx.get(prediction["output"][0]).content == b"blank50"
+
+
+def test_what_does_not_fit_is_refused_without_showing_a_secret(
+    api: Api, server: LocalReplicate, model_folder: ModelFolder
+) -> None:
+    source = """
+from typing import Optional
+from cog import BasePredictor, Input, Secret
+class Predictor(BasePredictor):
+    def predict(
+        self,
+        key: Optional[Secret] = Input(default=None, min_length=9),
+        keys: list[Secret] = Input(default=[]),
+        times: Optional[int] = Input(default=None, le=3),
+    ) -> str:
+        return f"{len(keys)} keys"
+"""
+    version = server.push(model_folder(source), "acme/secretive")
+    for given, kind, field in (
+        ({"key": "hidden"}, "string_gte", "input.key"),
+        ({"key": ["hidden"]}, "invalid_type", "input.key"),
+        ({"keys": "hidden"}, "invalid_type", "input.keys"),
+        ({"times": 4}, "number_lte", "input.times"),
+    ):
+        response = api.http.post("/predictions", json={"version": version, "input": given})
+        assert response.status_code == 422
+        assert "hidden" not in response.text
+        fields = response.json()["invalid_fields"]
+        assert [(each["type"], each["field"]) for each in fields] == [(kind, field)]
+    prediction = api.predict(version, keys=["one", "two"], times=None)
+    assert prediction["input"] == {"keys": ["[REDACTED]", "[REDACTED]"], "times": None}
+    assert prediction["output"] == "2 keys"
 
 
 def test_a_model_sees_nothing_of_the_users_environment(
@@ -313,7 +375,18 @@ def test_an_unknown_version_is_refused(api: Api, actor: str, version: str) -> No
     assert response.json()["title"] == "Invalid version or not permitted"
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "file:///etc/hostname", "data:nonsense", ""])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/hostname",
+        "file:///etc/hostname",
+        "data:nonsense",
+        "http:/etc/hostname",
+        "https:///etc/hostname",
+        "http://[",
+        "",
+    ],
+)
 def test_a_file_input_must_be_a_url(api: Api, painter: str, path: str) -> None:
     body = {"version": painter, "input": {"paper": path}}
     response = api.http.post("/predictions", json=body)
@@ -366,3 +439,31 @@ class Predictor(BasePredictor):
     between = api.http.get("/predictions", params=after).json()["results"]
     assert [run["input"]["number"] for run in between] == [101, 100]
     assert api.http.get("/predictions", params={"source": "web"}).json()["results"] == []
+
+
+@pytest.mark.parametrize("name", ["created_after", "created_before"])
+@pytest.mark.parametrize(
+    "moment", ["yesterday", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+)
+def test_a_moment_that_there_is_not_is_refused(api: Api, name: str, moment: str) -> None:
+    response = api.http.get("/predictions", params={name: moment})
+    assert response.status_code == 422
+    assert response.json()["invalid_fields"][0]["field"] == name
+
+
+def test_an_early_year_is_before_all_predictions(api: Api, actor: str) -> None:
+    api.predict(actor, text="x")
+    found = api.http.get("/predictions", params={"created_before": "0999-01-01T00:00:00Z"})
+    assert found.json()["results"] == []
+
+
+def test_a_file_input_may_write_its_scheme_in_capitals(api: Api, painter: str) -> None:
+    (picture,) = api.predict(painter, paper="DATA:,ink")["output"]
+    assert httpx.get(picture).content == b"ink0"
+
+
+def test_only_the_wait_counts_as_a_preference_applied(api: Api, actor: str) -> None:
+    body = {"version": actor, "input": {"text": "x"}}
+    headers = {"Prefer": "respond-async, wait=9"}
+    response = api.http.post("/predictions", json=body, headers=headers)
+    assert response.headers["Preference-Applied"] == "wait=9"

@@ -20,7 +20,8 @@ import httpx
 import jsonschema
 import pytest
 
-from prefect_replicate.local.schema import BrokenModel, CogModel, inspect_folder, worker_schema
+from prefect_replicate.local.openapi import worker_schema
+from prefect_replicate.local.schema import BrokenModel, CogModel, inspect_folder
 
 IMPORTS = """
 from __future__ import annotations
@@ -482,15 +483,16 @@ def test_concurrency_is_the_decorators_or_else_that_of_cog_yaml(
 def test_model_code_sees_no_token_and_no_prefect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("REPLICATE_API_TOKEN", "PREFECT_API_KEY", "SENTRY_DSN", "HARMLESS_SETTING"):
-        monkeypatch.setenv(name, "x")
+    private = ("REPLICATE_API_TOKEN", "PREFECT_API_KEY", "SENTRY_DSN", "AWS_SECRET_ACCESS_KEY")
+    for name in (*private, "HARMLESS_SETTING", "LANGUAGE"):
+        monkeypatch.setenv(name, "only in this test")
     source = """
 import os
-SEEN = [name for name in os.environ if name.startswith(("REPLICATE", "PREFECT", "SENTRY", "HARM"))]
+SEEN = [name for name, value in os.environ.items() if value == "only in this test"]
 def predict(seen: list[str] = Input(default=SEEN)) -> str: ...
 """
     found = schemas(inspect_folder(write_model(tmp_path, source)))["Input"]
-    assert found["properties"]["seen"]["default"] == ["HARMLESS_SETTING"]
+    assert found["properties"]["seen"]["default"] == ["LANGUAGE"]
 
 
 def test_reading_a_model_writes_nothing_into_its_folder(tmp_path: Path) -> None:

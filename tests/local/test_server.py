@@ -3,14 +3,30 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
+from prefect_replicate.local.cog_worker import _LEFTOVERS
+from prefect_replicate.local.schema import BrokenModel
 from tests.local.conftest import Api, Client, ModelFolder
 
+ENDLESS = """
+from pathlib import Path
+Path(__file__).with_name("importing").touch()
+while True:
+    pass
+"""
+PUSHER = """
+import sys
+from prefect_replicate.local import LocalReplicate
+server = LocalReplicate(sys.argv[1])
+server.start()
+server.push(sys.argv[2], "acme/endless")
+"""
 HOST = """
 import sys, time
 import httpx
@@ -66,8 +82,8 @@ def test_everything_that_ended_is_there_after_a_restart(
     with LocalReplicate(tmp_path) as server:
         first = client(server)
         version = server.push(actor_folder, "acme/actor")
-        first.model("acme", "tuned")
-        training = first.end(first.train(version, "acme/tuned", data="data:,x").json())
+        first.model("local", "tuned")
+        training = first.end(first.train(version, "local/tuned", data="data:,x").json())
         prediction = first.predict(training["output"]["version"], text="before")
         file = first.upload(b"kept")
         fields = {"hardware": "cpu", "min_instances": 0, "max_instances": 1}
@@ -141,6 +157,7 @@ def test_no_process_is_left_when_the_program_is_killed(
     assert program.stdout
     prediction = program.stdout.readline().strip()
     assert _processes_in(tmp_path)
+    assert (_LEFTOVERS / prediction).exists()
     os.kill(program.pid, signal.SIGKILL)
     program.wait()
     program.stdout.close()
@@ -148,6 +165,59 @@ def test_no_process_is_left_when_the_program_is_killed(
     with LocalReplicate(tmp_path / "root") as server:
         end = client(server).http.get(f"/predictions/{prediction}").json()
         assert (end["status"], "stopped while it ran" in end["error"]) == ("failed", True)
+        assert not (_LEFTOVERS / prediction).exists()
+
+
+def _until_importing(root: Path) -> None:
+    give_up = time.monotonic() + 30
+    while not list(root.glob("versions/incoming-*/importing")):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_push_that_is_broken_off_leaves_no_process(
+    tmp_path: Path, model_folder: ModelFolder, number: signal.Signals
+) -> None:
+    arguments = [str(tmp_path / "root"), str(model_folder(ENDLESS))]
+    with subprocess.Popen(
+        [sys.executable, "-c", PUSHER, *arguments], stderr=subprocess.DEVNULL
+    ) as program:
+        _until_importing(tmp_path / "root")
+        program.send_signal(number)
+        program.wait(20)
+    assert _until_none(tmp_path) == []
+
+
+def test_a_stop_ends_a_push_and_leaves_nothing_of_it(
+    tmp_path: Path, model_folder: ModelFolder
+) -> None:
+    server = LocalReplicate(tmp_path / "root")
+    server.start()
+    with ThreadPoolExecutor() as threads:
+        pushing = threads.submit(server.push, model_folder(ENDLESS), "acme/endless")
+        _until_importing(tmp_path / "root")
+        server.stop()
+        with pytest.raises(LocalReplicateError, match="stopped meanwhile"):
+            pushing.result(20)
+    assert list((tmp_path / "root" / "versions").iterdir()) == []
+
+
+def test_a_model_may_hold_the_servers_own_folder(
+    tmp_path: Path, client: Client, model_folder: ModelFolder, actor_folder: Path
+) -> None:
+    folder = model_folder((actor_folder / "predict.py").read_text())
+    with LocalReplicate(folder / "state") as server:
+        version = server.push(folder, "acme/actor")
+        code = folder / "state" / "versions" / version.partition(":")[2]
+        assert sorted(path.name for path in code.iterdir()) == [".cog", "cog.yaml", "predict.py"]
+
+
+def test_the_servers_own_folder_is_no_model(tmp_path: Path, model_folder: ModelFolder) -> None:
+    folder = model_folder("")
+    with LocalReplicate(folder) as server, pytest.raises(BrokenModel, match="its own state"):
+        server.push(folder, "acme/actor")
 
 
 def test_a_temporary_folder_is_removed_at_the_end(actor_folder: Path) -> None:
@@ -204,8 +274,6 @@ except LocalReplicateError as error:
 
 
 def test_a_broken_folder_adds_nothing(api: Api, server: LocalReplicate, tmp_path: Path) -> None:
-    from prefect_replicate.local.schema import BrokenModel  # noqa: PLC0415 - needs the extra
-
     (tmp_path / "cog.yaml").write_text("predict: nothing.py:Predictor\n")
     with pytest.raises(BrokenModel) as raised:
         server.push(tmp_path, "acme/broken")
@@ -227,3 +295,41 @@ class Predictor(BasePredictor):
     (model_folder(source) / "__pycache__").mkdir()
     assert server.push(model_folder(source), "acme/content") == first
     assert server.push(model_folder(source + "# changed\n"), "acme/content") != first
+
+
+def test_a_port_that_there_is_not_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LocalReplicateError, match=r"Cannot listen on 127\.0\.0\.1:99999"):
+        LocalReplicate(tmp_path, port=99_999).start()
+
+
+@pytest.mark.parametrize("left", ["", "\n"])
+def test_an_empty_token_file_counts_as_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / "token").write_text(left)
+    with LocalReplicate(tmp_path) as server:
+        assert server.token.startswith("r8_local_")
+        assert (tmp_path / "token").read_text() == server.token
+
+
+def test_nobody_else_may_read_the_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("r8_old")
+    (tmp_path / "token").chmod(0o644)
+    with LocalReplicate(tmp_path) as server:
+        assert server.token == "r8_old"
+        assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_is_broken_off_during_a_push_without_a_traceback(
+    tmp_path: Path, model_folder: ModelFolder, number: signal.Signals
+) -> None:
+    command = [str(Path(sys.executable).with_name("prefect-replicate")), "local", "serve"]
+    arguments = ["--port", "0", "--root", str(tmp_path / "root")]
+    push = ["--push", str(model_folder(ENDLESS)), "acme/endless"]
+    with subprocess.Popen(
+        [*command, *arguments, *push], stderr=subprocess.PIPE, text=True
+    ) as program:
+        _until_importing(tmp_path / "root")
+        program.send_signal(number)
+        _, said = program.communicate(timeout=20)
+    assert (program.returncode, said) == (130, "")

@@ -6,9 +6,9 @@ from tests.local.conftest import Api, ModelFolder
 
 
 def test_a_training_makes_a_version_that_uses_its_weights(api: Api, actor: str) -> None:
-    api.model("acme", "tuned")
+    api.model("local", "tuned")
     data = api.upload(b"good books")
-    created = api.train(actor, "acme/tuned", data=data["urls"]["get"])
+    created = api.train(actor, "local/tuned", data=data["urls"]["get"])
     assert created.status_code == 201
     assert created.json()["status"] == "starting"
     training = api.end(created.json())
@@ -17,17 +17,17 @@ def test_a_training_makes_a_version_that_uses_its_weights(api: Api, actor: str) 
     assert training["metrics"]["predict_time"] > 0
     weights, version = training["output"]["weights"], training["output"]["version"]
     assert httpx.get(weights).text == "tuned on good books"
-    assert version.startswith("acme/tuned:")
+    assert version.startswith("local/tuned:")
     assert api.predict(version, text="hello")["output"] == "tuned on good books: hello"
-    newest = api.http.get("/models/acme/tuned").json()["latest_version"]
-    assert version == f"acme/tuned:{newest['id']}"
+    newest = api.http.get("/models/local/tuned").json()["latest_version"]
+    assert version == f"local/tuned:{newest['id']}"
 
 
 def test_a_new_training_points_to_predictions_and_is_found_in_both_places(
     api: Api, actor: str
 ) -> None:
-    api.model("acme", "both")
-    created = api.train(actor, "acme/both", data="data:,x").json()
+    api.model("local", "both")
+    created = api.train(actor, "local/both", data="data:,x").json()
     assert f"/predictions/{created['id']}" in created["urls"]["get"]
     training = api.end(created)
     assert f"/trainings/{created['id']}" in training["urls"]["get"]
@@ -36,17 +36,17 @@ def test_a_new_training_points_to_predictions_and_is_found_in_both_places(
 
 
 def test_the_same_training_gives_the_same_version(api: Api, actor: str) -> None:
-    api.model("acme", "same")
-    ends = [api.end(api.train(actor, "acme/same", data="data:,x").json()) for _ in range(2)]
+    api.model("local", "same")
+    ends = [api.end(api.train(actor, "local/same", data="data:,x").json()) for _ in range(2)]
     assert ends[0]["output"]["version"] == ends[1]["output"]["version"]
-    assert len(api.http.get("/models/acme/same/versions").json()["results"]) == 1
+    assert len(api.http.get("/models/local/same/versions").json()["results"]) == 1
 
 
 def test_a_failed_training_adds_no_version(api: Api, actor: str) -> None:
-    api.model("acme", "failed")
-    training = api.end(api.train(actor, "acme/failed", data="data:,x", steps=0).json())
+    api.model("local", "failed")
+    training = api.end(api.train(actor, "local/failed", data="data:,x", steps=0).json())
     assert (training["status"], training["error"]) == ("failed", "RuntimeError: nothing to do")
-    assert api.http.get("/models/acme/failed").json()["latest_version"] is None
+    assert api.http.get("/models/local/failed").json()["latest_version"] is None
 
 
 def test_a_training_can_be_canceled(

@@ -102,10 +102,14 @@ async def test_a_file_has_its_name_only_once_it_is_whole(
 
 
 @pytest.mark.parametrize("url", ["memory://", "memory:///", "memory://x/"])
-async def test_the_root_of_a_storage_is_a_folder_too(url: str, downloads: Downloads) -> None:
+async def test_the_root_of_a_storage_is_a_folder_too(
+    url: str, downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     saved = await Store(url).save(downloads, _prediction("here"))
     with fsspec.open(saved.files[0].uri) as file:
         assert file.read() == b"here"
+    assert list(tmp_path.iterdir()) == []  # It went to memory, not to a folder named "memory:".
 
 
 @pytest.mark.parametrize(

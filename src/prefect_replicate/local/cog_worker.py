@@ -20,12 +20,13 @@ import stat
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from prefect_replicate.local import environment
 from prefect_replicate.local.engine import (
     Ended,
     Event,
@@ -44,17 +45,10 @@ _PREFIXES = re.compile(
     r"^(?:(?:Prediction failed|Training failed|Generator iteration error): )+", re.IGNORECASE
 )
 _SETUP_PREFIX = re.compile(r"^.*\bsetup failed: ", re.IGNORECASE | re.DOTALL)
+_BIG = 1 << 20  # bytes of an event that are read in a thread
 _CRASHED = "Worker crashed"
 _PORT_TAKEN = "Address already in use"
-
-# What a model's process may see of ours. Containers at Replicate see none of it, and tokens,
-# Prefect's settings and Sentry's address have no business in a model.
-_ENVIRONMENT = frozenset(
-    {"HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LOGNAME", "TZ", "USER", "VIRTUAL_ENV"}
-    | {"PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"}
-    | {"XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"}
-    | {"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"}
-)
+_ports: set[int] = set()  # of all workers of this program, from before they listen
 
 
 class CogletWorker:
@@ -79,13 +73,19 @@ class CogletWorker:
         self._start_timeout = start_timeout
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._closing = False
         self._broken = False
         self._killed = False  # once: later the id may belong to somebody else
 
     @property
     def usable(self) -> bool:
         """Whether it can take another prediction."""
-        return self._process is not None and self._process.returncode is None and not self._broken
+        return self._alive and not self._broken
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
         """Return when the model is ready.
@@ -93,15 +93,17 @@ class CogletWorker:
         Raises:
             StartFailed: It is not, with the reason and its logs.
         """
-        await asyncio.to_thread(self._prepare)
+        self._preparing = asyncio.create_task(asyncio.to_thread(self._prepare))
+        await asyncio.shield(self._preparing)
         for last in (False, False, True):
-            # Free when looked at, but somebody else may be faster.
-            self._port = _free_port()
+            self._port = _take_port(instead_of=self._port)
             try:
                 await self._launch()
             except StartFailed as error:
-                if last or _PORT_TAKEN not in error.logs:
+                # A model may speak of ports too, but then its process is still there.
+                if last or self._alive or _PORT_TAKEN not in error.logs:
                     raise
+                self._kill_group()  # whatever it had started already
             else:
                 return
 
@@ -132,7 +134,7 @@ class CogletWorker:
     def _prepare(self) -> None:
         model = self._folder / "model"
         # A copy, not links: a training that opens its weights for writing would change the version.
-        shutil.copytree(self._spec.source, model)
+        shutil.copytree(self._spec.source, model, copy_function=self._copy)
         (model / ".cog").mkdir(exist_ok=True)
         (model / ".cog" / "openapi_schema.json").write_text(json.dumps(self._spec.schema))
         (self._folder / "tmp").mkdir()
@@ -142,11 +144,16 @@ class CogletWorker:
         python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
 
+    def _copy(self, source: str, target: str) -> None:
+        if self._closing:
+            raise StartFailed("it was ended while it started")
+        shutil.copy2(source, target)
+
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
+        kept = environment.for_models()
         # coglet starts `python` from PATH, and models may call scripts of this environment.
-        scripts, path = Path(sys.executable).parent, os.environ.get("PATH", os.defpath)
-        path = os.pathsep.join([str(self._folder / "bin"), str(scripts), path])
+        scripts = str(Path(sys.executable).parent)
+        path = os.pathsep.join([str(self._folder / "bin"), scripts, kept["PATH"]])
         weights = {"COG_WEIGHTS": self._spec.weights} if self._spec.weights else {}
         # Workers that run side by side would each start a thread for every processor.
         threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -166,11 +173,12 @@ class CogletWorker:
 
     async def _ready(self) -> None:
         while True:
+            health = await self._health()
+            # Looked at last: whoever answers may be somebody else on the same port.
             if self._process and self._process.returncode is not None:
                 raise StartFailed(
                     f"its process ended with code {self._process.returncode}", self._log()
                 )
-            health = await self._health()
             if health.get("status") == "READY":
                 return
             if health.get("status") in {"SETUP_FAILED", "UNHEALTHY", "DEFUNCT"}:
@@ -210,7 +218,7 @@ class CogletWorker:
             self._broken = True
             raise WorkerLost(str(error) or type(error).__name__) from error
         finally:
-            shutil.rmtree(_LEFTOVERS / run_id, ignore_errors=True)
+            remove_leftovers(run_id)
 
     async def _watched(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
         """Events as they happen; no end where coglet lost count of them."""
@@ -226,14 +234,16 @@ class CogletWorker:
 
     async def _unwatched(self, run_id: str, payload: dict[str, Any]) -> Ended:
         """The end alone."""
-        async with self._post(run_id, payload, "application/json") as response:
-            return self._end(json.loads(await response.aread()))
+        # The model that printed so much may not have ended yet, for all that it was canceled.
+        async with self._post(run_id, payload, "application/json", slot_within=60.0) as response:
+            answer = await asyncio.to_thread(json.loads, await response.aread())
+            return self._end(answer)
 
     @asynccontextmanager
     async def _post(
-        self, run_id: str, payload: dict[str, Any], accept: str
+        self, run_id: str, payload: dict[str, Any], accept: str, slot_within: float = 10.0
     ) -> AsyncIterator[httpx.Response]:
-        until = time.monotonic() + 10.0
+        until = time.monotonic() + slot_within
         body = {"id": run_id, "input": payload}
         while True:
             async with self._send("POST", "/predictions", body, accept, patience=None) as response:
@@ -306,22 +316,43 @@ class CogletWorker:
         """End the process and all that it started, now."""
         if self._process and not self._killed:
             self._broken = self._killed = True
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        if self._process:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     async def close(self) -> None:
         """Kill it, wait until it is gone and remove its folder."""
+        self._closing = True
         self.kill()
+        if self._preparing:
+            # Else that thread would go on writing into what is removed.
+            await asyncio.gather(self._preparing, return_exceptions=True)
         if self._process:
             await self._process.wait()
+        _ports.discard(self._port)
         # Not in a thread: at the end of the interpreter there are no new threads.
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def remove_leftovers(run_id: str) -> None:
+    """Remove the folder that coglet makes for every prediction and never removes."""
+    shutil.rmtree(_LEFTOVERS / run_id, ignore_errors=True)
+
+
+def _take_port(instead_of: int) -> int:
+    """A port that is free and that no other worker of this program is about to listen on."""
+    _ports.discard(instead_of)
+    with ExitStack() as probes:  # a port that is held cannot be offered again
+        while True:
+            probe = probes.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            if port not in _ports:
+                _ports.add(port)
+                return port
 
 
 def _message(line: str) -> str:
@@ -343,7 +374,8 @@ async def server_sent(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, 
             block = bytes(buffer[:end])
             del buffer[: end + 2]
             seen = 0
-            if event := _parse(block):
+            big = len(block) > _BIG
+            if event := await asyncio.to_thread(_parse, block) if big else _parse(block):
                 yield event
         seen = max(0, len(buffer) - 1)
 

@@ -100,9 +100,9 @@ class FileStore:
 def safe_name(name: str) -> str:
     """A file name without folders, hidden starts or characters that a disk refuses."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    cleaned = re.sub(r"[\x00-\x1f\x7f:]", "_", last).lstrip(".")
+    cleaned = re.sub(r"[\x00-\x1f\x7f:]", "_", last)
     encoded = cleaned.encode()[-200:]  # the end, for the extension; disks allow 255 bytes
-    return encoded.decode(errors="ignore") or "file"
+    return encoded.decode(errors="ignore").lstrip(".") or "file"
 
 
 def delivery_path(path: str) -> str:

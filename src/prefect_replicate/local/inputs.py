@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from jsonschema import Draft202012Validator
 
@@ -30,7 +31,7 @@ def check(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> None:
     Raises:
         Problem: 422 with everything that is wrong.
     """
-    document = {**_allow_null(openapi), "$ref": "#/components/schemas/Input"}
+    document = {**openapi, "$ref": "#/components/schemas/Input"}
     errors = list(Draft202012Validator(document).iter_errors(input))
     if errors:
         raise from_schema_errors(sorted(errors, key=lambda error: list(error.path)), "input")
@@ -53,15 +54,21 @@ def payload(openapi: Mapping[str, Any], input: Mapping[str, Any], reach: Reach) 
 def redact(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> dict[str, Any]:
     """The input as it is kept and shown: as sent, but secrets are gone."""
     fields = _fields(openapi)
-    return {
-        name: REDACTED if _is_secret(resolve(fields.get(name, {}), openapi)) else value
-        for name, value in input.items()
-    }
+    return {name: _redacted(value, fields.get(name, {}), openapi) for name, value in input.items()}
 
 
 def _fields(openapi: Mapping[str, Any]) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = openapi["components"]["schemas"]["Input"].get("properties", {})
     return fields
+
+
+def _redacted(value: Any, schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Any:
+    schema = resolve(schema, openapi)
+    if _is_secret(schema):
+        return REDACTED
+    if isinstance(value, list):
+        return [_redacted(item, schema.get("items", {}), openapi) for item in value]
+    return value
 
 
 def _is_secret(schema: Mapping[str, Any]) -> bool:
@@ -83,30 +90,26 @@ def _reachable(
     return _fetchable(value, reach, field)
 
 
+def _names_a_host(url: str) -> bool:
+    try:
+        return url.partition(":")[2].startswith("//") and bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
+
+
 def _fetchable(url: str, reach: Reach, field: str) -> str:
-    scheme = url.partition(":")[0].lower()
+    scheme, _, rest = url.partition(":")
+    scheme = scheme.lower()
+    url = f"{scheme}:{rest}"  # Cog knows schemes in lower case only
     if scheme == "data":
         try:
             read_data_uri(url)
         except ValueError as error:
             raise invalid_field(field, f"Does not match format 'uri': {error}", "format") from None
         return url
-    if scheme not in {"http", "https"}:
+    if scheme not in {"http", "https"} or not _names_a_host(url):
         raise invalid_field(field, "Does not match format 'uri'", "format")
     reached = reach(url)
     if reached is None:
         raise invalid_field(field, f"There is no file at {url}", "format")
     return reached
-
-
-def _allow_null(schema: Any) -> Any:
-    """OpenAPI 3.0's `nullable` in the words of JSON Schema."""
-    if isinstance(schema, list):
-        return [_allow_null(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    converted = {name: _allow_null(value) for name, value in schema.items()}
-    if schema.get("nullable") is not True:  # a model may have an input of this name
-        return converted
-    del converted["nullable"]
-    return {"anyOf": [converted, {"type": "null"}]}

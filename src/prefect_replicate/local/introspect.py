@@ -1,8 +1,10 @@
 """Reads the signatures of a Cog model, inside the interpreter and the folder the model runs in.
 
-A script, never imported: `schema.inspect_folder` starts it in a process of its own, because to know
-a model's types is to run the model's code. Its one argument is JSON, {"predict": ref, "train": ref
-or null}; its standard output is one JSON object: a signature for each, or a problem in words.
+A script, never imported: `schema.inspect_folder` starts it with `python -P` in a process of its
+own, because to know a model's types is to run the model's code. Its arguments are the process id of
+who started it and JSON, {"predict": ref, "train": ref or null}; its standard input stays open as
+long as that process lives; its standard output is one JSON object: a signature for each, or a
+problem in words.
 
 The rules are those of Cog's own generator, which is written in Go and not on PyPI. Input types are
 read by the cog package; outputs are read here, since cog's Python reader knows no nested objects.
@@ -17,6 +19,7 @@ import importlib.util
 import inspect
 import json
 import os
+import runpy
 import sys
 import traceback
 import types
@@ -34,6 +37,7 @@ from cog.input import FieldInfo
 
 Json = dict[str, Any]
 
+_LIFELINE = Path(__file__).with_name("lifeline.py")
 _TRACEBACK_LINES = 14
 _STREAMED: Json = {"x-cog-array-type": "iterator"}
 _CONCATENATED: Json = {**_STREAMED, "x-cog-array-display": "concatenate"}
@@ -452,14 +456,16 @@ def _spelled(hint: Any) -> str:
 
 def main() -> None:
     """Answer on the real standard output; whatever the model prints goes to standard error."""
+    parent, refs = int(sys.argv[1]), json.loads(sys.argv[2])
+    # The model must neither wait for the parent's pipe nor read from it.
+    pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    runpy.run_path(str(_LIFELINE))["end_with_parent"](parent, pipe)
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    # Without this script's own folder, whose modules would hide the model's.
-    ours = str(Path(__file__).parent)
-    sys.path[:] = [str(Path.cwd()), *(path for path in sys.path if path != ours)]
+    sys.path.insert(0, str(Path.cwd()))
     warnings.simplefilter("ignore")
     remember_given_defaults()
-    refs = json.loads(sys.argv[1])
     try:
         result: Json = {
             mode: ref and signature(ref, train=mode == "train") for mode, ref in refs.items()

@@ -6,7 +6,7 @@ that happens to begin with "data:" stays a text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prefect_replicate.local.files import delivery_path
@@ -80,6 +80,15 @@ def deliver(value: Any, base: str) -> Any:
 def file_path(value: Any) -> str | None:
     """The path in the store if the stored value is a file."""
     return value.removeprefix(_MARK) if isinstance(value, str) and value.startswith(_MARK) else None
+
+
+def file_paths(value: Any) -> Iterator[str]:
+    """The paths in the store of all files of a stored value."""
+    if isinstance(value, (list, dict)):
+        for item in value if isinstance(value, list) else value.values():
+            yield from file_paths(item)
+    elif path := file_path(value):
+        yield path
 
 
 def resolve(schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Mapping[str, Any]:

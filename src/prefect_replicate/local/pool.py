@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import time
@@ -15,6 +16,8 @@ from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
 # Each takes some 70 MB of memory before the model's own.
 MOST_WORKERS = 6
 IDLE_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 Hire = Callable[[WorkerSpec, Path], Worker]
 
@@ -72,10 +75,12 @@ class Pool:
         finally:
             place.users -= 1
             place.idle_since = time.monotonic()
-            if place.worker and (spec.single_use or not place.worker.usable):
-                await self._dismiss(place)
-            self._forget(place)
-            await self._tell()
+            try:
+                if place.worker and (spec.single_use or not place.worker.usable):
+                    await self._dismiss(place)
+            finally:
+                self._forget(place)
+                await self._tell()
 
     async def warm_up(self, spec: WorkerSpec) -> None:
         """Start a worker ahead of its first prediction.
@@ -90,11 +95,17 @@ class Pool:
         """End idle workers, for ever."""
         while True:
             await asyncio.sleep(self._idle / 10)
-            warm, late = self._warm(), time.monotonic() - self._idle
-            for place in self._idlers():
-                if place.idle_since < late and place.spec.key not in warm and place.users == 0:
-                    await self._dismiss(place)
-                    self._forget(place)
+            try:
+                await self._end_idlers()
+            except Exception:
+                logger.exception("An idle worker could not be ended")
+
+    async def _end_idlers(self) -> None:
+        warm, late = self._warm(), time.monotonic() - self._idle
+        for place in self._idlers():
+            if place.idle_since < late and place.spec.key not in warm and place.users == 0:
+                await self._dismiss(place)
+                self._forget(place)
 
     async def close(self) -> None:
         """End all workers, and start no more."""

@@ -97,6 +97,9 @@ def from_schema_errors(errors: Iterable[Any], root: str = "") -> Problem:
 
 
 def _describe(error: Any, root: str) -> list[InvalidField]:
+    if error.validator == "anyOf":  # how null is admitted beside something else
+        inner = [each for each in error.context if not _is_of_null(each, error)]
+        return [field for each in inner for field in _describe(each, root)]
     parts = [part for part in [root, *map(str, error.absolute_path)] if part]
     field = ".".join(parts) or "(root)"
     if error.validator == "additionalProperties":
@@ -113,6 +116,13 @@ def _describe(error: Any, root: str) -> list[InvalidField]:
     return [InvalidField(kind, field, description)]
 
 
+def _is_of_null(error: Any, outer: Any) -> bool:
+    branch = outer.validator_value[error.schema_path[0]]
+    return bool(branch.get("type") == "null")
+
+
+# Never jsonschema's own message, which shows the value, and that may be a secret.
+_ANY_WORDS = "Does not fit {validator}: {value}"
 _WORDS: Mapping[str, tuple[str, str]] = {
     "required": ("required", "{missing} is required"),
     "type": ("invalid_type", "Invalid type. Expected: {value}, given: {given}"),
@@ -126,12 +136,12 @@ _WORDS: Mapping[str, tuple[str, str]] = {
 
 
 def _explain(error: Any, name: str) -> tuple[str, str]:
-    kind, words = _WORDS.get(error.validator, (str(error.validator), "{message}"))
+    kind, words = _WORDS.get(error.validator, (str(error.validator), _ANY_WORDS))
     value = error.validator_value
     return kind, words.format(
         name=name,
         value=value,
-        message=error.message,
+        validator=error.validator,
         given=_json_type(error.instance),
         options=", ".join(f'"{option}"' for option in value) if isinstance(value, list) else "",
         # jsonschema reports every missing name by itself, and says which only in the message.

@@ -16,7 +16,8 @@ TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: sorts as text in the order of time."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not by strftime, which writes the year 1 as "1".
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 @dataclass(slots=True)

@@ -6,11 +6,13 @@ those of the OpenAPI description and those that the official Python client 1.0.7
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any
 
 from prefect_replicate.local.outputs import deliver
 from prefect_replicate.local.records import Deployment, Model, Run, StoredFile, Version
 
+COG_VERSION = metadata.version("cog")  # whose reader of signatures and server are used here
 ACCOUNT = {"type": "user", "username": "local", "name": "Local Replicate"}
 HARDWARE = {
     "cpu": "CPU",
@@ -25,7 +27,7 @@ def version(record: Version) -> dict[str, Any]:
     return {
         "id": record.id,
         "created_at": record.created_at,
-        "cog_version": "0.23.1",
+        "cog_version": COG_VERSION,
         "openapi_schema": record.openapi,
     }
 

@@ -46,8 +46,9 @@ class RunFailed(Exception):
     """What follows the model's own success did not work out; the message is the run's error."""
 
 
-# Turns the kept output of a model into the run's output.
-Finish = Callable[[Any], Awaitable[Any]]
+# Does what is left after the model with its kept output, and gives the last step, the one that
+# others can see: it is taken only if the run was not ended meanwhile, and gives the run's output.
+Finish = Callable[[Any], Awaitable[Callable[[], Any]]]
 
 
 @dataclass(eq=False, slots=True)
@@ -80,15 +81,20 @@ class Runs:
         state: Where they are written down.
         pool: Where workers come from.
         files: Where output files go.
+
+    Attributes:
+        interrupted: Ids of the runs that an earlier server left behind unfinished.
     """
 
     def __init__(self, state: State, pool: Pool, files: FileStore) -> None:
         self._state, self._pool, self._files = state, pool, files
         self._live: dict[str, Live] = {}
-        for status in ("starting", "processing"):
-            for _, run in state.runs.newest({"status": status}):
-                _end(run, "failed", f"{INTERRUPTED}: Local Replicate stopped while it ran.")
-                state.runs.put(run)
+        self.interrupted = []
+        # What is written down before a run's end is its start.
+        for _, run in state.runs.newest({"status": "starting"}):
+            _end(run, "failed", f"{INTERRUPTED}: Local Replicate stopped while it ran.")
+            state.runs.put(run)
+            self.interrupted.append(run.id)
 
     def start(self, live: Live) -> None:
         """Write a run down and set it going."""
@@ -224,11 +230,17 @@ class Runs:
             self._end(live, end.status, end.error)
             return
         output = await self._whole_output(live, end.output)
-        if live.finish and not run.ended:
-            output = await live.finish(output)
-        if not run.ended:
-            run.output = output
-            self._end(live, "succeeded", None)
+        last_step = await live.finish(output) if live.finish and not run.ended else None
+        if run.ended:
+            self._drop_files(run, output)
+            return
+        run.output = last_step() if last_step else output
+        self._end(live, "succeeded", None)
+
+    def _drop_files(self, run: Run, output: Any) -> None:
+        """Remove the files of an output that came too late, but for those that the run shows."""
+        for path in set(outputs.file_paths(output)) - set(outputs.file_paths(run.output)):
+            self._files.delete(path)
 
     async def _whole_output(self, live: Live, output: Any) -> Any:
         """The output with its files kept, those that came as parts not a second time."""

@@ -1,8 +1,7 @@
-"""A folder with a Cog model in it, and the OpenAPI document that Replicate shows for its version.
+"""A folder with a Cog model in it: what its cog.yaml names, and what that code takes and gives.
 
-Cog writes that document when it builds an image. Local Replicate builds none, so it is written
-here: `introspect.py` reads the signatures in a process of its own, and this module puts them where
-Cog would have put them. It validates no inputs and starts no worker.
+`introspect.py` reads the signatures in a process of its own, `openapi` makes a document of them.
+Nothing here validates inputs or starts a worker.
 
 Reading a model runs its code. Only read folders that you would run.
 """
@@ -10,26 +9,26 @@ Reading a model runs its code. Only read folders that you would run.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import yaml
 
+from prefect_replicate.local import environment
+from prefect_replicate.local.openapi import document
+
 _SCRIPT = Path(__file__).with_name("introspect.py")
-# A model must not find the caller's token, its Prefect server, or a place to report crashes to.
-_PRIVATE = ("REPLICATE_", "PREFECT_", "SENTRY_DSN")
 _DETAIL_LINES = 14
 _DETAIL_WIDTH = 200
-_REFS = "#/components/schemas/"
 _Json = dict[str, Any]
 
 
@@ -77,8 +76,55 @@ class CogModel:
     streams: bool
 
 
+class GivenUp(Exception):
+    """A reading was given up from another thread."""
+
+
+class Reading:
+    """A reading of a model that another thread may give up; may be given up before it begins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._given_up = False
+
+    def check(self) -> None:
+        """Go on only if somebody still wants the result.
+
+        Raises:
+            GivenUp: Nobody does.
+        """
+        if self._given_up:
+            raise GivenUp
+
+    def give_up(self) -> None:
+        """End the process that imports the model's code, now."""
+        with self._lock:
+            self._given_up = True
+            if self._process:
+                _end(self._process)
+
+    @contextlib.contextmanager
+    def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Be able to end a process, and end it in any case at the end."""
+        with self._lock:
+            self._process = process
+            if self._given_up:
+                _end(process)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._process = None
+            _end(process)
+
+
 def inspect_folder(
-    folder: Path, *, python: str = sys.executable, timeout: float = 60.0
+    folder: Path,
+    *,
+    python: str = sys.executable,
+    timeout: float = 60.0,
+    reading: Reading | None = None,
 ) -> CogModel:
     """Read cog.yaml and the types of the functions it names.
 
@@ -86,47 +132,25 @@ def inspect_folder(
         folder: The folder that holds cog.yaml; nothing is written into it.
         python: The interpreter that the model will run in; cog must be installed for it.
         timeout: Seconds that importing the model's code may take.
+        reading: By which another thread may give it up.
 
     Raises:
         BrokenModel: There is no usable model; the text says why and what to do.
+        GivenUp: Another thread gave it up.
     """
     config = _read_config(folder)
     predict, train = _references(folder, config)
-    found = _introspect(folder, {"predict": predict, "train": train}, python, timeout)
+    found = _introspect(
+        folder, {"predict": predict, "train": train}, python, timeout, reading or Reading()
+    )
     output = found["predict"]["output"]
     return CogModel(
         predict=predict,
         train=train,
-        openapi=_document(found["predict"], found["train"]),
+        openapi=document(found["predict"], found["train"]),
         concurrency=_concurrency(folder, config, found["predict"]),
         streams=output.get("x-cog-array-type") == "iterator",
     )
-
-
-def worker_schema(openapi: Mapping[str, Any], mode: Literal["predict", "train"]) -> dict[str, Any]:
-    """The document for a worker's .cog/openapi_schema.json.
-
-    It differs from the public one in three ways. Server-sent events are switched on for every
-    predictor, not only for iterators. In train mode `Input` and `Output` are those of the training,
-    because coglet streams only from POST /predictions, which then runs the training. And null is
-    admitted where the public document says `nullable`, a word that coglet does not know.
-
-    Raises:
-        ValueError: Train mode was asked for, and the document describes no training.
-    """
-    document: _Json = copy.deepcopy(dict(openapi))
-    schemas = document["components"]["schemas"]
-    if mode == "train":
-        if "TrainingInput" not in schemas:
-            raise ValueError("This version describes no training: its cog.yaml names no train.")
-        schemas["Input"] = schemas["TrainingInput"]
-        schemas["Output"] = schemas["TrainingOutput"]
-    document["paths"]["/predictions"]["post"]["x-cog-streaming"] = True
-    properties = schemas["Input"]["properties"]
-    for name, schema in properties.items():
-        if schema.get("nullable"):
-            properties[name] = {"anyOf": [schema, {"type": "null"}]}
-    return document
 
 
 # --- cog.yaml --------------------------------------------------------------------------------
@@ -207,11 +231,15 @@ def _concurrency(folder: Path, config: Mapping[str, Any], found: _Json) -> int:
 # --- running the introspection ---------------------------------------------------------------
 
 
-def _introspect(folder: Path, refs: Mapping[str, str | None], python: str, timeout: float) -> _Json:
+def _introspect(
+    folder: Path, refs: Mapping[str, str | None], python: str, timeout: float, reading: Reading
+) -> _Json:
     # Files, not pipes: something the model leaves behind would hold a pipe open for ever.
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as printed:
-        command = [_absolute(python), str(_SCRIPT), json.dumps(refs)]
-        code = _run(folder, command, answer, printed, timeout)
+        command = [_absolute(python), "-P", str(_SCRIPT), str(os.getpid()), json.dumps(refs)]
+        with _started(folder, command, answer, printed) as process, reading.holding(process):
+            code = _exit_code(process, timeout)
+        reading.check()
         result, said = _read(answer), _read(printed)
     if code is None:
         advice = (
@@ -229,16 +257,15 @@ def _introspect(folder: Path, refs: Mapping[str, str | None], python: str, timeo
     return found
 
 
-def _run(
-    folder: Path, command: list[str], answer: IO[bytes], printed: IO[bytes], timeout: float
-) -> int | None:
-    """The exit code, or None when the time was up."""
+def _started(
+    folder: Path, command: list[str], answer: IO[bytes], printed: IO[bytes]
+) -> subprocess.Popen[bytes]:
     try:
-        process = subprocess.Popen(  # noqa: S603 - running the model's code is the purpose
+        return subprocess.Popen(  # noqa: S603 - running the model's code is the purpose
             command,
             cwd=folder,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
+            env={**environment.for_models(), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE,
             stdout=answer,
             stderr=printed,
             start_new_session=True,
@@ -246,25 +273,25 @@ def _run(
     except OSError as error:
         advice = "Give the path of a Python interpreter that has cog installed."
         raise BrokenModel(folder, f"{command[0]} cannot be started: {error}", advice) from error
+
+
+def _exit_code(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    """The exit code, or None when the time was up."""
     try:
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
         return None
-    finally:
-        # The whole session, since a model may start processes while it is imported.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the whole session, since a model may start processes while it is imported."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _absolute(python: str) -> str:
     """A path holds from the caller's folder, not from the model's; a bare name is for PATH."""
     return str(Path(python).absolute()) if os.sep in python else python
-
-
-def _environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_PRIVATE)}
-    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _read(file: IO[bytes]) -> str:
@@ -277,168 +304,3 @@ def _shortened(text: str) -> str:
     return "\n".join(
         line if len(line) <= _DETAIL_WIDTH else f"{line[: _DETAIL_WIDTH - 1]}…" for line in lines
     )
-
-
-# --- the document ----------------------------------------------------------------------------
-
-
-def _document(predict: _Json, train: _Json | None) -> _Json:
-    """What Cog writes at build: the same paths, components and titles."""
-    schemas: _Json = dict(_components("Prediction", predict, {}))
-    paths = _ROOT | {"/health-check": _get("Healthcheck", "healthcheck_health_check_get")}
-    paths |= _paths("Predict", "prediction")
-    if train:
-        schemas |= _components("Training", train, schemas)
-        paths |= _paths("Train", "training")
-    document = {
-        "openapi": "3.0.2",
-        "info": {"title": "Cog", "version": "0.1.0"},
-        "paths": paths,
-        "components": {"schemas": schemas | _SHARED},
-    }
-    return copy.deepcopy(document)
-
-
-def _components(kind: str, found: _Json, taken: Mapping[str, Any]) -> Iterator[tuple[str, _Json]]:
-    prefix = "Training" if kind == "Training" else ""
-    properties, enums = found["properties"], found["enums"]
-    for name, choices in enums.items():
-        others = {other: enums[other] for other in enums if other != name}
-        component = _free_name(name, choices, {**taken, **others})
-        if component != name:
-            _redirect(properties[name], component)
-        yield component, choices
-    required = {"required": found["required"]} if found["required"] else {}
-    title = f"{prefix}Input"
-    yield title, {"title": title, "type": "object", "properties": properties, **required}
-    yield f"{prefix}Output", found["output"]
-    yield f"{kind}Request", _request(f"{kind}Request", title)
-    yield f"{kind}Response", _response(f"{kind}Response", title, f"{prefix}Output")
-
-
-def _free_name(name: str, choices: _Json, taken: Mapping[str, Any]) -> str:
-    """A component's name for some choices: the input's own, as Cog has it, unless that is taken.
-
-    Cog lets the choices of a training's input be those of the prediction's input of that name.
-    """
-    reserved = _SHARED.keys() | _RESERVED
-    while name in reserved or taken.get(name, choices) != choices:
-        name += "_choices"
-    return name
-
-
-def _redirect(schema: _Json, component: str) -> None:
-    target = schema["items"] if "items" in schema else schema["allOf"][0]
-    target["$ref"] = _REFS + component
-
-
-def _request(title: str, input_name: str) -> _Json:
-    properties = {"id": _string("Id"), "input": {"$ref": _REFS + input_name}}
-    return {"title": title, "type": "object", "properties": properties}
-
-
-def _response(title: str, input_name: str, output_name: str) -> _Json:
-    times = ("created_at", "started_at", "completed_at")
-    properties: _Json = {
-        "input": {"$ref": _REFS + input_name},
-        "output": {"$ref": _REFS + output_name},
-        "id": _string("Id"),
-        "version": _string("Version"),
-        **{name: _string(_title(name), format="date-time") for name in times},
-        **{name: _string(_title(name)) for name in ("status", "error", "logs")},
-        "metrics": {"title": "Metrics", "type": "object"},
-    }
-    return {"title": title, "type": "object", "properties": properties}
-
-
-def _paths(summary: str, job: str) -> _Json:
-    word, jobs = summary.lower(), f"{job}s"
-    id_name = f"{job}_id"
-    id_schema = _string(_title(id_name))
-    return {
-        f"/{jobs}": {
-            "post": {
-                "summary": summary,
-                "description": f"Run a single {job} on the model",
-                "operationId": f"{word}_{jobs}_post",
-                "requestBody": {"content": _json({"$ref": f"{_REFS}{job.title()}Request"})},
-                "responses": _ok({"$ref": f"{_REFS}{job.title()}Response"}) | _INVALID,
-            }
-        },
-        f"/{jobs}/{{{id_name}}}/cancel": {
-            "post": {
-                "summary": "Cancel",
-                "operationId": f"cancel_{jobs}__{id_name}__cancel_post",
-                "parameters": [
-                    {"required": True, "schema": id_schema, "name": id_name, "in": "path"}
-                ],
-                "responses": _ok({}) | _INVALID,
-            }
-        },
-    }
-
-
-def _get(summary: str, operation: str) -> _Json:
-    return {"get": {"summary": summary, "operationId": operation, "responses": _ok({})}}
-
-
-def _ok(schema: _Json) -> _Json:
-    return {"200": {"description": "Successful Response", "content": _json(schema)}}
-
-
-def _json(schema: _Json) -> _Json:
-    return {"application/json": {"schema": schema}}
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").title()
-
-
-def _string(title: str, **more: str) -> _Json:
-    return {"title": title, "type": "string", **more}
-
-
-_ROOT = {"/": _get("Root", "root__get")}
-_INVALID = {
-    "422": {
-        "description": "Validation Error",
-        "content": _json({"$ref": f"{_REFS}HTTPValidationError"}),
-    }
-}
-_RESERVED = {
-    f"{kind}{part}"
-    for kind in ("Prediction", "Training", "")
-    for part in ("Input", "Output", "Request", "Response")
-}
-_SHARED: _Json = {
-    "Status": {
-        **_string("Status"),
-        "description": "An enumeration.",
-        "enum": ["starting", "processing", "succeeded", "canceled", "failed"],
-    },
-    "HTTPValidationError": {
-        "title": "HTTPValidationError",
-        "type": "object",
-        "properties": {
-            "detail": {
-                "title": "Detail",
-                "type": "array",
-                "items": {"$ref": f"{_REFS}ValidationError"},
-            }
-        },
-    },
-    "ValidationError": {
-        "title": "ValidationError",
-        "required": ["loc", "msg", "type"],
-        "type": "object",
-        "properties": {
-            "loc": {
-                "title": "Location",
-                "type": "array",
-                "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-            },
-            "msg": _string("Message"),
-            "type": _string("Error Type"),
-        },
-    },
-}

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
@@ -158,7 +158,7 @@ class LocalReplicate:
 
         Raises:
             BrokenModel: The folder holds no usable model; nothing was added.
-            LocalReplicateError: The server is not running.
+            LocalReplicateError: The server is not running, or was stopped meanwhile.
         """
         return self._require().push(Path(folder), parse_name(name), official=official)
 
@@ -210,7 +210,7 @@ class _Running:
             self._thread.join(_PATIENCE)
             if self._thread.is_alive() and self._service:
                 logger.warning("Local Replicate does not stop by itself; its models are killed")
-                self._service.pool.kill()
+                self._service.kill()
         if self._thread is None:
             self._loop.close()
         if self._lock:
@@ -224,7 +224,14 @@ class _Running:
         return self._ask(self._service.push(folder, name, official=official))
 
     def _ask(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        asked = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return asked.result()
+        except CancelledError:
+            raise LocalReplicateError("Local Replicate was stopped meanwhile.") from None
+        except BaseException:
+            asked.cancel()  # on Ctrl-C nobody waits for it any more
+            raise
 
     def _address(self, host: str) -> str:
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
@@ -241,9 +248,10 @@ class _Running:
                 logger.exception("Local Replicate broke off")
         finally:
             # A push that is under way in another thread must not wait for ever.
-            for task in asyncio.all_tasks(self._loop):
+            for task in (left := asyncio.all_tasks(self._loop)):
                 task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            if left:
+                self._loop.run_until_complete(asyncio.wait(left, timeout=1))
             listening.close()
             self._loop.close()
 
@@ -321,9 +329,14 @@ def _unlock(file: IO[str]) -> None:
 
 
 def _token(path: Path, given: str) -> str:
-    token = given or (path.read_text() if path.exists() else f"r8_local_{secrets.token_hex(16)}")
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123 - pathlib cannot set the mode
+    kept = path.read_text().strip() if path.exists() else ""
+    token = given or kept or f"r8_local_{secrets.token_hex(16)}"
+    # Renamed at last, so that the file is never half-written, and its mode is right from the first.
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - pathlib cannot set the mode
         file.write(token)
+    new.replace(path)
     return token
 
 
@@ -336,7 +349,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the second for a port above 65535
         listening.close()
-        raise LocalReplicateError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise LocalReplicateError(f"Cannot listen on {host}:{port}: {reason}.") from error
     return listening

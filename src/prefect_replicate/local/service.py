@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +17,14 @@ import httpx
 
 from prefect_replicate.api.references import Name
 from prefect_replicate.local import inputs
-from prefect_replicate.local.cog_worker import CogletWorker
+from prefect_replicate.local.cog_worker import CogletWorker, remove_leftovers
 from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
 from prefect_replicate.local.files import DELIVERY, FileStore, delivery_path
 from prefect_replicate.local.outputs import file_path
 from prefect_replicate.local.pool import Pool
 from prefect_replicate.local.records import Deployment, Model, Run, StoredFile, Version, timestamp
 from prefect_replicate.local.runs import Live, RunFailed, Runs, new_run
+from prefect_replicate.local.schema import CogModel, GivenUp, Reading
 from prefect_replicate.local.state import State
 from prefect_replicate.local.versions import Versions, version_id
 from prefect_replicate.local.web import host_name, is_loopback
@@ -73,7 +75,10 @@ class Service:
         self.pool = Pool(root / "workers", self._hire)
         self.pool.keep_warm(self._warm_keys)
         self.runs = Runs(self.state, self.pool, self.files)
+        for run_id in self.runs.interrupted:
+            remove_leftovers(run_id)
         self._specs: dict[str, WorkerSpec] = {}
+        self._stagings: dict[asyncio.Task[Any], Reading] = {}
         self._background = {asyncio.create_task(self.pool.reap())}
         for _, deployment in self.state.deployments.newest():
             self.warm_up(deployment)
@@ -82,12 +87,20 @@ class Service:
         """End whatever runs."""
         for task in self._background:
             task.cancel()
-        self.pool.kill()
+        self.kill()
         await self.runs.close()
+
+    def kill(self) -> None:
+        """End all processes without waiting; safe from any thread."""
+        for reading in list(self._stagings.values()):
+            reading.give_up()
+        self.pool.kill()
 
     async def close(self) -> None:
         """Let go of files and processes; `halt` comes first."""
         await self.halt()
+        # They remove what they have copied.
+        await asyncio.gather(*self._stagings, return_exceptions=True)
         await self.pool.close()
         await self._transport.aclose()
         self.state.close()
@@ -100,7 +113,7 @@ class Service:
         Raises:
             BrokenModel: The folder holds no usable model; nothing was added.
         """
-        code, model = await asyncio.to_thread(self.versions.stage, folder)
+        code, model = await self._stage(folder)
         version = Version(
             owner=name.owner,
             name=name.name,
@@ -114,6 +127,24 @@ class Service:
             streams=model.streams,
         )
         return self._publish(version, official=official)
+
+    async def _stage(self, folder: Path) -> tuple[str, CogModel]:
+        reading = Reading()
+        staging = asyncio.create_task(asyncio.to_thread(self.versions.stage, folder, reading))
+        self._stagings[staging] = reading
+        staging.add_done_callback(self._staged)
+        try:
+            return await asyncio.shield(staging)
+        except GivenUp:
+            raise asyncio.CancelledError from None
+        except asyncio.CancelledError:
+            reading.give_up()
+            raise
+
+    def _staged(self, staging: asyncio.Task[Any]) -> None:
+        del self._stagings[staging]
+        if not staging.cancelled():
+            staging.exception()  # looked at, since whoever waited for it may be gone
 
     def _publish(self, version: Version, *, official: bool = False) -> str:
         owner = self.state.models.get(version.owner, version.name)
@@ -155,7 +186,7 @@ class Service:
         live = self._prepare(order, spec, "training")
         live.run.destination = str(destination)
 
-        async def finish(output: Any) -> dict[str, Any]:
+        async def finish(output: Any) -> Callable[[], dict[str, Any]]:
             return await self._release_training(order.version, destination, output)
 
         live.finish = finish
@@ -177,7 +208,7 @@ class Service:
 
     async def _release_training(
         self, base: Version, destination: Name, output: Any
-    ) -> dict[str, Any]:
+    ) -> Callable[[], dict[str, Any]]:
         weights = output.get("weights") if isinstance(output, dict) else output
         path = file_path(weights)
         if path is None:
@@ -186,8 +217,6 @@ class Service:
                 "file of weights. Return a Path, or an object whose `weights` is one."
             )
         digest = await asyncio.to_thread(self.files.digest, path)
-        if self.state.models.get(destination.owner, destination.name) is None:
-            raise RunFailed(f"The training destination {destination} was deleted meanwhile.")
         version = Version(
             owner=destination.owner,
             name=destination.name,
@@ -201,7 +230,7 @@ class Service:
             streams=base.streams,
             weights=path,
         )
-        return {"weights": weights, "version": self._publish(version)}
+        return lambda: {"weights": weights, "version": self._publish(version)}
 
     def _count(self, version: Version) -> None:
         model = self.state.models.get(version.owner, version.name)

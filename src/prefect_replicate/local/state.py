@@ -116,8 +116,7 @@ class State:
     """
 
     def __init__(self, path: Path) -> None:
-        # Opened in the thread that starts the server, used in the server's own afterwards.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         # A power cut may lose the last moments, but never breaks the file.
         self._db.execute("PRAGMA synchronous = NORMAL")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
+from email.utils import collapse_rfc2231_value
 from pathlib import Path
 from typing import Any
 
+from prefect_replicate.local import json_text
 from prefect_replicate.local.problems import Problem, invalid_field
 
 _BRACKETS = re.compile(r"metadata\[([^\]]*)\]")
@@ -110,7 +111,7 @@ def _metadata(texts: dict[str, str]) -> dict[str, Any]:
         match[1]: text for name, text in texts.items() if (match := _BRACKETS.fullmatch(name))
     }
     try:
-        whole = json.loads(texts.get("metadata") or "{}")
+        whole = json_text.parse(texts.get("metadata") or "{}")
     except ValueError:
         whole = None
     if not isinstance(whole, dict):
@@ -139,7 +140,7 @@ def _parts(body: mmap.mmap, boundary: bytes) -> Iterator[Part]:
         end = body.find(b"\r\n" + mark, max(split, 0) + 2)
         if split < 0 or end < 0:
             break
-        headers = BytesHeaderParser().parsebytes(bytes(body[begin : split + 2]))
+        headers = HeaderParser().parsestr(_text(bytes(body[begin : split + 2])))
         yield Part(headers, min(split + 4, end), end)
         at = end + 2
     raise Problem(400, "The multipart body is cut off or malformed.", "Bad Request")
@@ -147,9 +148,16 @@ def _parts(body: mmap.mmap, boundary: bytes) -> Iterator[Part]:
 
 def _disposition(headers: Message, field: str) -> str:
     value = headers.get_param(field, header="content-disposition")
-    if isinstance(value, tuple):  # RFC 2231: charset, language, text
-        return value[2]
-    return value or ""
+    text = collapse_rfc2231_value(value) if value else ""
+    return text.encode(errors="replace").decode()  # some charsets have halves of characters
+
+
+def _text(header: bytes) -> str:
+    """Browsers and the official clients write names in UTF-8, whatever the standards say."""
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return header.decode("latin-1")
 
 
 @contextmanager

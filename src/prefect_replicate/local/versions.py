@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from prefect_replicate.local.engine import WorkerSpec
+from prefect_replicate.local.openapi import worker_schema
 from prefect_replicate.local.records import Version
-from prefect_replicate.local.schema import BrokenModel, CogModel, inspect_folder, worker_schema
+from prefect_replicate.local.schema import (
+    BrokenModel,
+    CogModel,
+    Reading,
+    inspect_folder,
+)
 
 _IGNORED = frozenset({".git", ".cog", "__pycache__", ".venv"})
 
@@ -34,29 +40,49 @@ class Versions:
         for unfinished in folder.glob("incoming-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def stage(self, source: Path) -> tuple[str, CogModel]:
+    def stage(self, source: Path, reading: Reading) -> tuple[str, CogModel]:
         """Copy a model's folder and look into the copy.
 
         What is hashed, inspected and kept is one and the same copy, whatever happens to the source
         meanwhile. On any error nothing stays behind.
+
+        Args:
+            source: The folder.
+            reading: By which another thread may give it up.
 
         Returns:
             The digest of the code, and what the model says about itself.
 
         Raises:
             BrokenModel: The folder holds no model that could run.
+            GivenUp: Another thread gave it up.
         """
         copy = self._folder / f"incoming-{secrets.token_hex(8)}"
         try:
-            _copy(source, copy)
+            self._copy(source, copy, reading)
             code = digest(copy)
-            model = _inspect(copy, source)
+            model = _inspect(copy, source, reading)
             for compiled in list(copy.rglob("__pycache__")):
                 shutil.rmtree(compiled, ignore_errors=True)
             self._keep(copy, code, model)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
         return code, model
+
+    def _copy(self, source: Path, target: Path, reading: Reading) -> None:
+        own = self._folder.parent.resolve()
+        if source.resolve() == own:
+            raise BrokenModel(
+                source,
+                "it is where Local Replicate keeps its own state",
+                "Give the model or Local Replicate another folder.",
+            )
+        target.mkdir()
+        for path in _files(source, without=own):
+            reading.check()
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
 
     def _keep(self, copy: Path, code: str, model: CogModel) -> None:
         final = self._folder / code
@@ -108,9 +134,9 @@ def version_id(code: str, weights: str | None = None) -> str:
     return hashlib.sha256(f"{code} {weights}".encode()).hexdigest() if weights else code
 
 
-def _inspect(copy: Path, source: Path) -> CogModel:
+def _inspect(copy: Path, source: Path, reading: Reading) -> CogModel:
     try:
-        return inspect_folder(copy)
+        return inspect_folder(copy, reading=reading)
     except BrokenModel as error:
         # People know the folder that they gave, not the copy of it.
         parts = (error.problem, error.advice, error.detail)
@@ -118,18 +144,12 @@ def _inspect(copy: Path, source: Path) -> CogModel:
         raise BrokenModel(source, *texts) from None
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.mkdir()
-    for path in _files(source):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, copy)
-
-
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, without: Path | None = None) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _IGNORED)
         here = Path(parent)
+        folders[:] = sorted(
+            name for name in folders if name not in _IGNORED and (here / name).resolve() != without
+        )
         if link := next((here / name for name in folders if (here / name).is_symlink()), None):
             raise BrokenModel(
                 folder,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode
@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prefect_replicate.local import problems
+from prefect_replicate.local import json_text, problems
 from prefect_replicate.local.files import DELIVERY
 from prefect_replicate.local.problems import Problem
 from prefect_replicate.local.records import Kind, Run
@@ -31,6 +31,7 @@ PAGE = 25
 RUNS_PAGE = 100
 _LAST_PLACE = 2**62  # the database counts no further than 2**63
 _LOCAL_NAMES = frozenset({"localhost", "localhost."})
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d+)?", re.ASCII)
 _ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
 
 Item = TypeVar("Item")
@@ -78,12 +79,13 @@ class Gate:
             raise problems.unauthenticated(given=True)
 
 
-def answer(problem: Exception) -> Response:
+def answer(problem: Exception, headers: Mapping[str, str] | None = None) -> Response:
     """A Problem as a response."""
     if not isinstance(problem, Problem):
         raise problem
+    headers = {**_challenge(problem), **(headers or {})}
     return JSONResponse(
-        problem.body, problem.status, media_type=problems.MEDIA_TYPE, headers=_challenge(problem)
+        problem.body, problem.status, media_type=problems.MEDIA_TYPE, headers=headers
     )
 
 
@@ -93,10 +95,9 @@ def base_url(request: Request) -> str:
 
 
 def host_name(host: str) -> str:
-    """A Host header without its port, in lower case."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """A Host header without its port, in lower case; nothing if it is not made as it should be."""
+    match = _HOST.fullmatch(host)
+    return (match["address"] or match["name"]).lower() if match else ""
 
 
 def is_loopback(name: str) -> bool:
@@ -108,7 +109,8 @@ async def read_json(request: Request, schema: Mapping[str, Any]) -> dict[str, An
     """The body as an object that fits a schema.
 
     Raises:
-        Problem: 400 if it is no JSON, 413 if it is too long, 422 if it does not fit.
+        Problem: 400 if it is no JSON that can be kept, 413 if it is too long, 422 if it does not
+            fit.
     """
     content = bytearray()
     async for chunk in request.stream():
@@ -116,9 +118,10 @@ async def read_json(request: Request, schema: Mapping[str, Any]) -> dict[str, An
         if len(content) > MOST_JSON:
             raise problems.too_large(f"Request bodies must be less than {MOST_JSON} bytes in size")
     try:
-        body = json.loads(bytes(content) or b"{}")
-    except ValueError:
-        raise Problem(400, "The request body is not valid JSON.", "Bad Request") from None
+        body = json_text.parse(bytes(content) or b"{}")
+    except ValueError as error:
+        detail = f"The request body is not valid JSON: {error}."
+        raise Problem(400, _printable(detail), "Bad Request") from None
     errors = list(Draft202012Validator(schema).iter_errors(body))
     if errors:
         raise problems.from_schema_errors(errors)
@@ -198,6 +201,11 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _printable(text: str) -> str:
+    """Without halves of characters, which the error about them may quote."""
+    return text.encode(errors="replace").decode()
 
 
 def _challenge(problem: Problem) -> dict[str, str]:

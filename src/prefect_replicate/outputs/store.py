@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -66,8 +67,8 @@ class Store:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        # "memory://" and "/" are whole as they are.
-        self._url = url if url.endswith("://") else url.rstrip("/") or url
+        # Without slashes at the end, but "memory://" and "/" are whole as they are.
+        self._url = re.sub(r"(?<=[^:/])/+$", "", url)
         self._options = dict(options or {})
 
     async def verify(self) -> None:

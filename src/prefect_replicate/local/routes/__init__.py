@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from prefect_replicate.local.problems import Problem, not_found
 from prefect_replicate.local.routes import account, deployments, files, models, runs
@@ -34,12 +35,21 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return answer(error)
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such path, no such method."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    missing = 404
-    detail = str(getattr(error, "detail", error))
-    return answer(not_found() if status == missing else Problem(status, detail))
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        return answer(not_found())
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else None
+    return answer(Problem(error.status_code, str(error.detail)), headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path; Starlette itself names only those of the first route that fits."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fit = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in fit for method in route.methods or ()}))
 
 
 async def _fail(_request: Request, _error: Exception) -> Response:

@@ -27,7 +27,7 @@ _NEW = {
     "required": ["name", "model", *_CHANGEABLE],
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"},
+        "name": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"},
         "model": {"type": "string"},
         **_CHANGEABLE,
     },
@@ -88,8 +88,9 @@ def find(request: Request) -> Deployment:
 
 
 def _release(service: Service, fields: dict[str, Any]) -> Response:
-    fields = {**fields, "released_at": timestamp(datetime.now(UTC))}
-    deployment = Deployment(**fields)
+    # JSON Schema takes 1.0 for an integer.
+    counts = {name: int(fields[name]) for name in ("min_instances", "max_instances")}
+    deployment = Deployment(**{**fields, **counts, "released_at": timestamp(datetime.now(UTC))})
     if deployment.min_instances > deployment.max_instances:
         raise problems.invalid_field(
             "min_instances", "Must be less than or equal to max_instances", "number_lte"

@@ -14,7 +14,7 @@ from prefect_replicate.local.records import Model, timestamp
 from prefect_replicate.local.service import Service
 from prefect_replicate.local.web import base_url, page, read_json
 
-_NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"}
+_NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"}
 _TEXT = {"type": "string"}
 _MODEL = {
     "type": "object",
@@ -38,6 +38,10 @@ async def create(request: Request) -> Response:
     """models.create."""
     service: Service = request.app.state.service
     body = await read_json(request, _MODEL)
+    if body["owner"] != replies.ACCOUNT["username"]:
+        raise problems.Problem(
+            403, f"This token may not create models of {body['owner']!r}.", "Forbidden"
+        )
     if service.state.models.get(body["owner"], body["name"]):
         raise problems.Problem(
             409, f"A model named {body['owner']}/{body['name']} already exists.", "Conflict"

@@ -149,7 +149,7 @@ async def _start(
     reply = replies.prediction(run, base_url(request), held=wait is not None)
     headers = {"Location": reply["urls"]["get"]}
     if wait is not None:
-        headers["Preference-Applied"] = request.headers["prefer"]
+        headers["Preference-Applied"] = f"wait={wait}"
     return JSONResponse(reply, 201 if ended else 202, headers)
 
 
@@ -221,9 +221,9 @@ def _moment(request: Request, name: str) -> str | None:
         return None
     try:
         moment = datetime.fromisoformat(text.replace(" ", "+"))  # an unquoted + comes as a space
-    except ValueError:
+        return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):  # the second where UTC has no such year
         raise problems.invalid_field(name, "Does not match format 'date-time'", "format") from None
-    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 _TRAIN = "/models/{owner}/{name}/versions/{version}/trainings"
