@@ -23,8 +23,10 @@ atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_replicate import LocalReplicate, ReplicateCredentials
@@ -69,6 +71,19 @@ def tiny_model(replicate: LocalReplicate, tmp_path_factory: pytest.TempPathFacto
     (folder / "predict.py").write_text(TINY_PREDICT)
     (folder / "train.py").write_text(TINY_TRAIN)
     return replicate.push(folder, "local/tiny")
+
+
+@pytest.fixture(scope="session")
+def openapi() -> dict[str, Any]:
+    """Replicate's own description of its API, which is not part of this repository."""
+    beside = Path(__file__).parents[2] / "shared" / "reference" / "replicate-openapi.yaml"
+    path = Path(os.environ.get("PREFECT_REPLICATE_OPENAPI", beside))
+    if not path.exists():
+        reason = f"no OpenAPI file at {path}; set PREFECT_REPLICATE_OPENAPI"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return dict(yaml.safe_load(path.read_text()))
 
 
 TINY_PREDICT = """

@@ -294,3 +294,41 @@ async def test_errors_pickle_with_their_facts_and_without_the_token(
     shown = repr(copy) + "".join(traceback.format_exception(caught.value))
     assert TOKEN not in shown
     assert TOKEN not in repr(Access("http://h", TOKEN))
+
+
+async def test_a_list_is_read_page_by_page_from_the_apis_own_host(
+    script: Script, client: Client
+) -> None:
+    first = '{"results": [{"id": "a", "status": "failed"}], "next": "%s"}'
+    elsewhere = "https://elsewhere.example/v1/predictions?cursor=bz0x&x=%2B"
+    script.answers = [
+        answer(200, first % elsewhere),
+        answer(200, '{"results": [{"id": "b", "status": "new"}], "next": null}'),
+    ]
+    found = [one.id async for one in client.pages(calls.predictions_list(created_after="2026"))]
+    assert found == ["a", "b"]
+    assert script.lines == [
+        "GET /v1/predictions?created_after=2026 HTTP/1.1",
+        "GET /v1/predictions?cursor=bz0x&x=%2B HTTP/1.1",
+    ]
+
+
+async def test_text_bytes_and_nothing_are_read_as_what_they_are(
+    script: Script, client: Client
+) -> None:
+    script.answers = [answer(200, "# Readme"), answer(204, ""), answer(200, "\x00{")]
+    assert await client.send(calls.models_readme_get(Name("o", "n"))) == "# Readme"
+    await client.send(calls.files_delete("f"))
+    download = calls.files_download("f", owner="o", expiry=1, signature="a+b=")
+    assert await client.send(download) == b"\x00{"
+    assert script.lines[2].startswith("GET /v1/files/f/download?owner=o&expiry=1&signature=a%2Bb")
+
+
+async def test_a_search_of_models_sends_the_words_themselves(
+    script: Script, client: Client
+) -> None:
+    script.answers = [answer(200, '{"results": [], "next": null}')]
+    assert (await client.send(calls.models_search('say "hi"'))).results == []
+    assert script.lines == ["QUERY /v1/models HTTP/1.1"]
+    assert script.requests[0].endswith(b'\r\n\r\nsay "hi"')
+    assert b"content-type: text/plain" in script.requests[0].lower()

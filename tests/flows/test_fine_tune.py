@@ -65,6 +65,7 @@ def test_the_command_works_in_an_empty_home_and_ignores_a_token_that_lies_around
     done = run(
         REPLICATE_API_TOKEN="r8_a_token_with_money_on_it",
         REPLICATE_BASE_URL=f"http://127.0.0.1:{unused_tcp_port}",
+        PREFECT_RESULTS_PERSIST_BY_DEFAULT="true",
     )
     assert done.returncode == 0, done.stderr
     scores = re.search(r"bits_per_character +([\d.]+) +([\d.]+)", done.stdout)
@@ -76,7 +77,11 @@ def test_the_command_works_in_an_empty_home_and_ignores_a_token_that_lies_around
     assert (tmp_path / manifest[1]).is_file()
     assert (tmp_path / manifest[1]).with_name("output.txt").read_text()
     assert _living(str(tmp_path / "home")) == []
-    assert "r8_a_token_with_money_on_it" not in done.stdout + done.stderr
+    # Neither that token is anywhere, nor Local Replicate's, which was a parameter of the flow.
+    kept = [_decoded(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()]
+    for text in [done.stdout, done.stderr, *kept]:
+        assert "r8_a_token_with_money_on_it" not in text
+        assert "r8_local_" not in text
 
 
 def test_live_is_the_same_flow_and_leaves_the_token_nowhere(

@@ -1,6 +1,5 @@
 """A running Local Replicate with small models, talked to with plain httpx."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -203,16 +202,3 @@ def server_of_its_own(tmp_path: Path) -> Iterator[Api]:
     """A client of a server that no other test uses."""
     with LocalReplicate(tmp_path / "root") as server:
         yield Api(server)
-
-
-@pytest.fixture(scope="session")
-def openapi() -> dict[str, Any]:
-    """Replicate's own description of its API, which is not part of this repository."""
-    beside = Path(__file__).parents[3] / "shared" / "reference" / "replicate-openapi.yaml"
-    path = Path(os.environ.get("PREFECT_REPLICATE_OPENAPI", beside))
-    if not path.exists():
-        reason = f"no OpenAPI file at {path}; set PREFECT_REPLICATE_OPENAPI"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return dict(yaml.safe_load(path.read_text()))

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
 from prefect_replicate.api.references import Name, parse_reference
 from prefect_replicate.api.resources import (
     Account,
+    Collection,
     Deployment,
     File,
     Hardware,
     Model,
+    Page,
     Prediction,
+    Resource,
+    SearchResults,
     Training,
     Version,
+    WebhookSecret,
 )
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Resource)
 
 # An answer to anything but an upload comes within seconds; longer means that it is lost.
 ANSWER_WITHIN = 30.0
@@ -50,9 +57,11 @@ class Call(Generic[T]):
         operation: The operationId.
         method: HTTP method.
         path: Path below the API's base, beginning with a slash.
-        parse: Makes the result of the answer's JSON.
+        parse: Makes the result of the answer.
+        reads: What the answer is: JSON, text, or bytes.
+        params: Query parameters; those that are None are left out.
         doing: What the call does, for messages: "reading model 'owner/name'".
-        body: JSON to send, or None.
+        body: JSON to send, plain text to send, or nothing.
         headers: Headers beside the client's own.
         upload: A file to send instead of a body.
         repeatable: The same request may arrive twice without harm.
@@ -65,7 +74,9 @@ class Call(Generic[T]):
     path: str
     parse: Callable[[Any], T]
     doing: str
-    body: Mapping[str, Any] | None = None
+    reads: Literal["json", "text", "bytes"] = "json"
+    params: Mapping[str, str | int | None] = field(default_factory=dict)
+    body: Mapping[str, Any] | str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     upload: Upload | None = None
     repeatable: bool = False
@@ -76,6 +87,17 @@ class Call(Generic[T]):
 def account_get() -> Call[Account]:
     """Whose token it is."""
     return _get("account.get", "/account", Account.model_validate, "reading the account")
+
+
+def collections_list() -> Call[Page[Collection]]:
+    """Curated groups of models."""
+    return _page("collections.list", "/collections", Collection, "listing collections")
+
+
+def collections_get(slug: str) -> Call[Collection]:
+    """One collection with its models."""
+    path, doing = f"/collections/{quote(slug, safe='')}", f"reading collection '{slug}'"
+    return _get("collections.get", path, Collection.model_validate, doing)
 
 
 def hardware_list() -> Call[list[Hardware]]:
@@ -111,6 +133,81 @@ def models_versions_get(model: Name, version: str) -> Call[Version]:
     path = f"/models/{model}/versions/{version}"
     doing = f"reading version '{model}:{version[:8]}'"
     return _get("models.versions.get", path, Version.model_validate, doing)
+
+
+def models_list(
+    *, sort_by: str | None = None, sort_direction: str | None = None
+) -> Call[Page[Model]]:
+    """Public models, 25 a page, by the date of their latest version unless `sort_by` says else."""
+    call = _page("models.list", "/models", Model, "listing models")
+    return replace(call, params={"sort_by": sort_by, "sort_direction": sort_direction})
+
+
+def models_search(query: str) -> Call[Page[Model]]:
+    """Public models by words. Documented on the site, though absent from the OpenAPI document."""
+    call = _page("models.search", "/models", Model, f"searching models for '{query}'")
+    return replace(call, method="QUERY", body=query, headers={"Content-Type": "text/plain"})
+
+
+def models_update(model: Name, **changes: str) -> Call[Model]:
+    """Change description, readme, github_url, paper_url, weights_url or license_url."""
+    return Call(
+        operation="models.update",
+        method="PATCH",
+        path=f"/models/{model}",
+        parse=Model.model_validate,
+        doing=f"updating model '{model}'",
+        body=changes,
+        repeatable=True,
+    )
+
+
+def models_delete(model: Name) -> Call[None]:
+    """Delete a private model of one's own that has no versions."""
+    return _delete("models.delete", f"/models/{model}", f"deleting model '{model}'")
+
+
+def models_examples_list(model: Name) -> Call[Page[Prediction]]:
+    """Predictions that show what a model does."""
+    doing = f"listing examples of model '{model}'"
+    return _page("models.examples.list", f"/models/{model}/examples", Prediction, doing)
+
+
+def models_readme_get(model: Name) -> Call[str]:
+    """A model's readme, in Markdown."""
+    doing = f"reading the readme of model '{model}'"
+    call = _get("models.readme.get", f"/models/{model}/readme", str, doing)
+    return replace(call, reads="text")
+
+
+def models_versions_list(model: Name) -> Call[Page[Version]]:
+    """A model's versions, newest first."""
+    doing = f"listing versions of model '{model}'"
+    return _page("models.versions.list", f"/models/{model}/versions", Version, doing)
+
+
+def models_versions_delete(model: Name, version: str) -> Call[None]:
+    """Delete a version and, some minutes later, its predictions and files."""
+    path = f"/models/{model}/versions/{version}"
+    return _delete("models.versions.delete", path, f"deleting version '{model}:{version[:8]}'")
+
+
+def predictions_list(
+    *,
+    created_after: str | None = None,
+    created_before: str | None = None,
+    source: str | None = None,
+) -> Call[Page[Prediction]]:
+    """The account's predictions, newest first, 100 a page.
+
+    Args:
+        created_after: ISO 8601; this moment included.
+        created_before: ISO 8601; this moment not included.
+        source: "web" for those made on the site, of which 14 days are listed.
+    """
+    call = _page("predictions.list", "/predictions", Prediction, "listing predictions")
+    limits = {"created_after": created_after, "created_before": created_before, "source": source}
+    return replace(call, params=limits)
 
 
 def predictions_create(
@@ -198,6 +295,22 @@ def trainings_cancel(id: str) -> Call[Training]:
     )
 
 
+def trainings_list() -> Call[Page[Training]]:
+    """The account's trainings, newest first, 100 a page."""
+    return _page("trainings.list", "/trainings", Training, "listing trainings")
+
+
+def deployments_list() -> Call[Page[Deployment]]:
+    """The account's deployments, newest first."""
+    return _page("deployments.list", "/deployments", Deployment, "listing deployments")
+
+
+def deployments_delete(deployment: Name) -> Call[None]:
+    """Delete a deployment that has been offline and unused for 15 minutes."""
+    doing = f"deleting deployment '{deployment}'"
+    return _delete("deployments.delete", f"/deployments/{deployment}", doing)
+
+
 def deployments_get(deployment: Name) -> Call[Deployment]:
     """A deployment and its current release."""
     path = f"/deployments/{deployment}"
@@ -252,6 +365,52 @@ def files_create(upload: Upload) -> Call[File]:
     )
 
 
+def files_list() -> Call[Page[File]]:
+    """The account's uploaded files."""
+    return _page("files.list", "/files", File, "listing files")
+
+
+def files_get(id: str) -> Call[File]:
+    """What is known of an uploaded file; its content is behind a signed download."""
+    return _get("files.get", f"/files/{id}", File.model_validate, f"reading file {id}")
+
+
+def files_delete(id: str) -> Call[None]:
+    """Delete an uploaded file."""
+    return _delete("files.delete", f"/files/{id}", f"deleting file {id}")
+
+
+def files_download(id: str, *, owner: str, expiry: int, signature: str) -> Call[bytes]:
+    """A file's content, by a signature that its owner has made.
+
+    Args:
+        id: The file's.
+        owner: Username of the account that uploaded it.
+        expiry: Unix time until which the signature holds.
+        signature: Base64 of HMAC-SHA256 over "{owner} {id} {expiry}" with the files' own secret.
+    """
+    call = _get("files.download", f"/files/{id}/download", bytes, f"downloading file {id}")
+    params: dict[str, str | int | None] = {
+        "owner": owner,
+        "expiry": expiry,
+        "signature": signature,
+    }
+    return replace(call, reads="bytes", params=params, within=UPLOAD_WITHIN)
+
+
+def search(query: str, *, limit: int | None = None) -> Call[SearchResults]:
+    """Models, collections and pages by words; `limit` is for models, 1 to 50."""
+    doing = f"searching for '{query}'"
+    call = _get("search", "/search", SearchResults.model_validate, doing)
+    return replace(call, params={"query": query, "limit": limit})
+
+
+def webhooks_default_secret_get() -> Call[WebhookSecret]:
+    """What Replicate signs its webhooks with."""
+    path, doing = "/webhooks/default/secret", "reading the webhook secret"
+    return _get("webhooks.default.secret.get", path, WebhookSecret.model_validate, doing)
+
+
 def multipart(upload: Upload) -> dict[str, Any]:
     """An upload as the multipart form that the API expects, in httpx's words."""
     upload.content.seek(0)
@@ -270,6 +429,27 @@ def _get(operation: str, path: str, parse: Callable[[Any], T], doing: str) -> Ca
         doing=doing,
         repeatable=True,
     )
+
+
+def _page(operation: str, path: str, of: type[R], doing: str) -> Call[Page[R]]:
+    return _get(operation, path, Page[of].model_validate, doing)  # type: ignore[valid-type] # pydantic makes the class
+
+
+def _delete(operation: str, path: str, doing: str) -> Call[None]:
+    return Call(
+        operation=operation,
+        method="DELETE",
+        path=path,
+        parse=_nothing,
+        reads="text",
+        doing=doing,
+        # What is gone already answers 404, which is not a success but does no harm.
+        repeatable=True,
+    )
+
+
+def _nothing(_: str) -> None:
+    """A delete answers with nothing."""
 
 
 def _cancel(operation: str, job: str, parse: Callable[[Any], T], subject: str) -> Call[T]:

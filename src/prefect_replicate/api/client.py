@@ -10,12 +10,13 @@ import asyncio
 import json
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
@@ -28,6 +29,13 @@ from prefect_replicate.api.errors import (
     TransportError,
 )
 from prefect_replicate.api.failures import failure, read
+from prefect_replicate.api.limits import (
+    CREATES_A_MINUTE,
+    LIMITED_CREATES,
+    OTHERS_A_MINUTE,
+    Budget,
+)
+from prefect_replicate.api.resources import Page, Resource
 from prefect_replicate.api.retries import (
     Answer,
     Decision,
@@ -38,9 +46,11 @@ from prefect_replicate.api.retries import (
     RetryAfter,
     decide,
     judge,
+    retry_after,
 )
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Resource)
 
 REPLICATE = "https://api.replicate.com"
 
@@ -128,6 +138,7 @@ class Client:
     ) -> None:
         self.base_url = api_url(access.base_url)
         self._policy = policy or Policy()
+        self._creates, self._others = Budget(CREATES_A_MINUTE), Budget(OTHERS_A_MINUTE)
         self._free = asyncio.Semaphore(in_flight)
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
@@ -163,11 +174,17 @@ class Client:
             InterruptedCreate: The caller was cancelled while a create was on its way.
         """
         body = _encoded(call)
+        budget = self._creates if call.operation in LIMITED_CREATES else self._others
         attempt = 0
         while True:
             attempt += 1
+            await asyncio.sleep(budget.reserve(time.monotonic()))
             async with self._free:
                 outcome = await self._once(call, body)
+            if isinstance(outcome, Answer) and outcome.status == 429:
+                asked = retry_after(outcome, datetime.now(UTC))
+                detail = str(outcome.body.get("detail", ""))
+                budget.throttled(time.monotonic(), wait=asked, detail=detail)
             if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
                 return read(call, outcome, self.base_url)
             match self._decide(call, outcome, attempt):
@@ -175,6 +192,26 @@ class Client:
                     raise failure(call, outcome, verdict, self.base_url)
                 case RetryAfter(seconds):
                     await asyncio.sleep(seconds)
+
+    async def pages(self, call: Call[Page[R]]) -> AsyncIterator[R]:
+        """Everything in a list, page by page as it is asked for.
+
+        Raises:
+            ReplicateError: As `send`.
+        """
+        while True:
+            page = await self.send(call)
+            for one in page.results:
+                yield one
+            if not page.next:
+                return
+            # Only its path and query: the token goes to no host that an answer names.
+            following = urlsplit(page.next)
+            call = replace(
+                call,
+                path=following.path.rpartition("/v1")[2],
+                params=dict(parse_qsl(following.query)),
+            )
 
     def _decide(self, call: Call[Any], outcome: Outcome, attempt: int) -> Decision:
         return decide(
@@ -211,17 +248,18 @@ class Client:
 
     async def _exchange(self, call: Call[Any], body: bytes | None) -> Outcome:
         content: dict[str, Any] = multipart(call.upload) if call.upload else {"content": body}
-        headers = dict(call.headers) | ({"Content-Type": "application/json"} if body else {})
+        headers = ({"Content-Type": "application/json"} if body else {}) | dict(call.headers)
+        params = {name: value for name, value in call.params.items() if value is not None}
         try:
             async with asyncio.timeout(call.within):
                 response = await self._http.request(
-                    call.method, call.path, headers=headers, **content
+                    call.method, call.path, params=params, headers=headers, **content
                 )
         except TimeoutError:
             return NoAnswer(f"no answer within {call.within:.0f} s", sent=True)
         except httpx.RequestError as error:
             return NoAnswer(_words(error), sent=not isinstance(error, _NEVER_SENT))
-        return Answer(response.status_code, response.headers, response.text)
+        return Answer(response.status_code, response.headers, response.text, response.content)
 
 
 # Errors that are raised before the first byte of a request has left.
@@ -287,6 +325,8 @@ def _checked(token: str) -> str:
 def _encoded(call: Call[Any]) -> bytes | None:
     if call.body is None:
         return None
+    if isinstance(call.body, str):
+        return call.body.encode()
     try:
         return json.dumps(dict(call.body), allow_nan=False).encode()
     except (TypeError, ValueError) as error:

@@ -32,11 +32,17 @@ def read(call: Call[T], answer: Answer, base_url: str) -> T:
         TransportError: Any other answer that cannot be read.
     """
     try:
-        return call.parse(json.loads(answer.text) if answer.text else None)
+        return call.parse(_content(call, answer))
     except ValueError as error:
         outcome = NoAnswer(f"HTTP {answer.status} with a body that cannot be read", sent=True)
         verdict = Verdict.AMBIGUOUS if call.creates_job else Verdict.RETRYABLE
         raise failure(call, outcome, verdict, base_url) from error
+
+
+def _content(call: Call[Any], answer: Answer) -> Any:
+    if call.reads == "json":
+        return json.loads(answer.text) if answer.text else None
+    return answer.text if call.reads == "text" else answer.content
 
 
 def failure(call: Call[Any], outcome: Outcome, verdict: Verdict, base_url: str) -> APIError:

@@ -11,13 +11,14 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -211,3 +212,53 @@ class File(Resource):
     size: int = 0
     checksums: dict[str, Any] = Field(default_factory=dict)
     expires_at: datetime | None = None
+
+
+class Collection(Resource):
+    """A curated group of models; `models` is there when it is read by itself."""
+
+    slug: str
+    name: str = ""
+    description: str = ""
+    full_description: str | None = None
+    models: list[Model] = Field(default_factory=list)
+
+
+class FoundModel(Resource):
+    """A model that a search found, with what the search says of it."""
+
+    model: Model
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class FoundPage(Resource):
+    """A page of Replicate's site that a search found."""
+
+    name: str = ""
+    href: str = ""
+
+
+class SearchResults(Resource):
+    """What a search found, best first."""
+
+    query: str = ""
+    models: list[FoundModel] = Field(default_factory=list)
+    collections: list[Collection] = Field(default_factory=list)
+    pages: list[FoundPage] = Field(default_factory=list)
+
+
+class WebhookSecret(Resource):
+    """What webhooks are signed with: "whsec_" and base64. Not shown in a repr."""
+
+    key: SecretStr
+
+
+R = TypeVar("R", bound=Resource)
+
+
+class Page(Resource, Generic[R]):
+    """A part of a list, and the URL of the next part where there is one."""
+
+    results: list[R]
+    next: str | None = None
+    previous: str | None = None

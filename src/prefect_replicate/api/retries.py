@@ -27,11 +27,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer came. `headers` has lower-case names."""
+    """An HTTP answer came: `headers` has lower-case names, `content` is `text` undecoded."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    content: bytes = b""
 
     @property
     def body(self) -> dict[str, Any]:
