@@ -150,7 +150,7 @@ def test_an_unknown_model_a_malformed_reference_and_a_wrong_token_have_errors_of
         run_model(input=ECHO, credentials=credentials)
     with pytest.raises(AuthenticationError, match="401"):
         run_model(tiny_model, ECHO, credentials=wrong)
-    with pytest.raises(BadInputError, match="not the id of a job"):
+    with pytest.raises(BadInputError, match="is not an id"):
         get_prediction("../account", credentials=credentials)
 
 

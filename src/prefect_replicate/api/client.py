@@ -213,6 +213,22 @@ class Client:
                 params=dict(parse_qsl(following.query)),
             )
 
+    async def first(self, call: Call[Page[R]], most: int) -> list[R]:
+        """The first things in a list, at most so many.
+
+        Raises:
+            BadInputError: `most` is below 1.
+            ReplicateError: As `send`.
+        """
+        if most < 1:
+            raise BadInputError(f"A list has 1 thing at least, not {most}. Nothing was sent.")
+        found: list[R] = []
+        async for one in self.pages(call):
+            found.append(one)
+            if len(found) == most:
+                break
+        return found
+
     def _decide(self, call: Call[Any], outcome: Outcome, attempt: int) -> Decision:
         return decide(
             outcome,

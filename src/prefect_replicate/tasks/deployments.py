@@ -122,6 +122,63 @@ def _running(deployment: Deployment) -> dict[str, str | int]:
     }
 
 
+async def _get_deployment(
+    name: str, *, credentials: ReplicateCredentials | None = None
+) -> Deployment:
+    """Read a deployment, "owner/name" or "name" in the token's own account.
+
+    Raises:
+        NotFoundError: There is none of that name.
+    """
+    client = await client_for(credentials)
+    return await client.send(calls.deployments_get(await _full_name(client, name)))
+
+
+async def _list_deployments(
+    *, most: int = 100, credentials: ReplicateCredentials | None = None
+) -> list[Deployment]:
+    """List the account's deployments, newest first, at most so many."""
+    client = await client_for(credentials)
+    return await client.first(calls.deployments_list(), most)
+
+
+async def _update_deployment(
+    name: str,
+    *,
+    hardware: str | None = None,
+    min_instances: int | None = None,
+    max_instances: int | None = None,
+    credentials: ReplicateCredentials | None = None,
+) -> Deployment:
+    """Change what a deployment runs on, and leave its version as it is.
+
+    What is None stays as it is, and nothing is sent if all of it is so already. For another
+    version there is `release_deployment`.
+
+    Raises:
+        NotFoundError: There is none of that name.
+        BadInputError: Replicate refuses the hardware or the instances.
+    """
+    client = await client_for(credentials)
+    wanted = {
+        "hardware": hardware,
+        "min_instances": min_instances,
+        "max_instances": max_instances,
+    }
+    return await _update(client, await _full_name(client, name), wanted)
+
+
+async def _delete_deployment(name: str, *, credentials: ReplicateCredentials | None = None) -> None:
+    """Delete a deployment that has been offline and unused for 15 minutes.
+
+    Raises:
+        NotFoundError: There is none of that name.
+        BadInputError: Replicate does not delete it yet.
+    """
+    client = await client_for(credentials)
+    await client.send(calls.deployments_delete(await _full_name(client, name)))
+
+
 async def _list_hardware(*, credentials: ReplicateCredentials | None = None) -> list[Hardware]:
     """What models can run on: `sku` is what tasks take as `hardware`."""
     client = await client_for(credentials)
@@ -131,4 +188,12 @@ async def _list_hardware(*, credentials: ReplicateCredentials | None = None) -> 
 list_hardware, alist_hardware = twins(_list_hardware, lambda _: "list hardware")
 release_deployment, arelease_deployment = twins(
     _release_deployment, lambda p: f"release {short(p['version'])} as {p['name']}"
+)
+get_deployment, aget_deployment = twins(_get_deployment, lambda p: f"get deployment {p['name']}")
+list_deployments, alist_deployments = twins(_list_deployments, lambda _: "list deployments")
+update_deployment, aupdate_deployment = twins(
+    _update_deployment, lambda p: f"update deployment {p['name']}"
+)
+delete_deployment, adelete_deployment = twins(
+    _delete_deployment, lambda p: f"delete deployment {p['name']}"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from prefect_replicate.api.calls import Call
 from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import BadInputError
 from prefect_replicate.api.references import parse_name, parse_reference
-from prefect_replicate.api.resources import Job, Prediction
+from prefect_replicate.api.resources import File, Job, Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.submit import announce, create
@@ -93,7 +94,7 @@ async def _get_prediction(
         NotFoundError: There is none of that id, or the token cannot see it.
     """
     client = await client_for(credentials)
-    return await client.send(calls.predictions_get(job_id(prediction)))
+    return await client.send(calls.predictions_get(id_of(prediction)))
 
 
 async def _wait_for_prediction(
@@ -116,7 +117,7 @@ async def _wait_for_prediction(
         DeadlineExceeded: It took too long and was canceled.
     """
     client, waiting = await client_for(credentials), patience(deadline)
-    seen = await client.send(calls.predictions_get(job_id(prediction)))
+    seen = await client.send(calls.predictions_get(id_of(prediction)))
     return outcome(await wait(client, seen, waiting))
 
 
@@ -129,7 +130,30 @@ async def _cancel_prediction(
         NotFoundError: There is none of that id, or the token cannot see it.
     """
     client = await client_for(credentials)
-    return await client.send(calls.predictions_cancel(job_id(prediction)))
+    return await client.send(calls.predictions_cancel(id_of(prediction)))
+
+
+async def _list_predictions(
+    *,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    most: int = 100,
+    credentials: ReplicateCredentials | None = None,
+) -> list[Prediction]:
+    """List the account's predictions, newest first.
+
+    Args:
+        created_after: Only those made at this moment or later.
+        created_before: Only those made earlier.
+        most: How many at most.
+        credentials: Whose predictions; the default credentials if None.
+    """
+    client = await client_for(credentials)
+    call = calls.predictions_list(
+        created_after=created_after.isoformat() if created_after else None,
+        created_before=created_before.isoformat() if created_before else None,
+    )
+    return await client.first(call, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +204,16 @@ async def resolve(client: Client, ref: str | None, deployment: str | None) -> Ta
     return Target(version, partial(calls.predictions_create, version))
 
 
-def job_id(job: Job | str) -> str:
-    """The id of a job that is given as itself or by its id.
+def id_of(resource: Job | File | str) -> str:
+    """The id of a job or file that is given as itself or by its id.
 
     Raises:
         BadInputError: It cannot be an id, so it must not become part of a URL.
     """
-    found = job if isinstance(job, str) else job.id
+    found = resource if isinstance(resource, str) else resource.id
     if not found.isalnum():
         raise BadInputError(
-            f"{found!r} is not the id of a job: ids are letters and digits. Nothing was sent."
+            f"{found!r} is not an id: ids are letters and digits. Nothing was sent."
         )
     return found
 
@@ -225,3 +249,4 @@ wait_for_prediction, await_for_prediction = twins(
 cancel_prediction, acancel_prediction = twins(
     _cancel_prediction, lambda p: f"cancel prediction {shown_id(p, 'prediction')}"
 )
+list_predictions, alist_predictions = twins(_list_predictions, lambda _: "list predictions")

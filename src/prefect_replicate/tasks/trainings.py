@@ -13,7 +13,7 @@ from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.submit import announce, create
 from prefect_replicate.jobs.watch import outcome, patience, wait
-from prefect_replicate.tasks.predictions import job_id, short, shown_id
+from prefect_replicate.tasks.predictions import id_of, short, shown_id
 from prefect_replicate.tasks.twins import twins
 
 
@@ -80,7 +80,7 @@ async def _get_training(
         NotFoundError: There is none of that id, or the token cannot see it.
     """
     client = await client_for(credentials)
-    return await client.send(calls.trainings_get(job_id(training)))
+    return await client.send(calls.trainings_get(id_of(training)))
 
 
 async def _wait_for_training(
@@ -102,7 +102,7 @@ async def _wait_for_training(
         DeadlineExceeded: It took too long and was canceled.
     """
     client, waiting = await client_for(credentials), patience(deadline)
-    seen = await client.send(calls.trainings_get(job_id(training)))
+    seen = await client.send(calls.trainings_get(id_of(training)))
     return outcome(await wait(client, seen, waiting))
 
 
@@ -115,7 +115,15 @@ async def _cancel_training(
         NotFoundError: There is none of that id, or the token cannot see it.
     """
     client = await client_for(credentials)
-    return await client.send(calls.trainings_cancel(job_id(training)))
+    return await client.send(calls.trainings_cancel(id_of(training)))
+
+
+async def _list_trainings(
+    *, most: int = 100, credentials: ReplicateCredentials | None = None
+) -> list[Training]:
+    """List the account's trainings, newest first, at most so many."""
+    client = await client_for(credentials)
+    return await client.first(calls.trainings_list(), most)
 
 
 def training_call(version: str, destination: str, input: Mapping[str, Any]) -> Call[Training]:
@@ -153,3 +161,4 @@ wait_for_training, await_for_training = twins(
 cancel_training, acancel_training = twins(
     _cancel_training, lambda p: f"cancel training {shown_id(p, 'training')}"
 )
+list_trainings, alist_trainings = twins(_list_trainings, lambda _: "list trainings")
