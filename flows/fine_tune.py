@@ -55,22 +55,45 @@ from prefect_replicate import (
     upload_file,
 )
 
-EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "models" / "text"
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "models"
+
+# What the example models are trained from, scored by, and asked to make.
+MODELS: dict[str, dict[str, Any]] = {
+    "text": {
+        "training_data": str(EXAMPLES / "text" / "data" / "train.txt"),
+        "eval_data": str(EXAMPLES / "text" / "data" / "eval.jsonl"),
+        "scorer": "lowest:bits_per_character",
+        "generate_input": {"prompt": "The flow run ", "max_tokens": 300, "seed": 1},
+    },
+    "image": {
+        "training_data": str(EXAMPLES / "image" / "data" / "train.zip"),
+        "eval_data": str(EXAMPLES / "image" / "data" / "eval.jsonl"),
+        "scorer": "lowest:denoising_error",
+        "generate_input": {"count": 16, "sheet": True, "seed": 1},
+    },
+}
 
 # Every step tries passing troubles again, and raises everything else at once.
 PATIENCE: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [1, 5, 15]}
 
 
+class Made(BaseModel):
+    """A prediction and what is kept of it."""
+
+    prediction: Prediction
+    saved: SavedOutputs
+
+
 class FineTuned(BaseModel):
-    """What came of it: both scores, what was released, what it said, and where that is kept."""
+    """What came of it: both scores, what was released, what it made, and where that is kept."""
 
     before: Evaluation
     after: Evaluation
     improved: bool
     released: str
     deployment: Deployment
-    prediction: Prediction
-    saved: SavedOutputs
+    made_before: Made
+    made_after: Made
     flow_run: str
 
 
@@ -100,7 +123,8 @@ def fine_tune(
         deployment: "owner/name", or "name" in the token's own account.
         hardware: SKU for the deployment, and for the destination if it is new.
         training_input: More input for the training.
-        generate_input: Input for the last step; the first held-out example's if None.
+        generate_input: What the base and then the deployment are asked to make, for a look at
+            both; the first held-out example's input if None.
         storage: Path or fsspec URL for the outputs.
         credentials: Who pays; the default credentials if None.
     """
@@ -133,20 +157,18 @@ def fine_tune(
     release = release_deployment.with_options(**PATIENCE)(
         deployment, released, hardware, credentials=credentials
     )
-    prediction = run_model.with_options(**PATIENCE)(
-        deployment=release.reference,
-        input=generate_input or examples[0].input,
-        credentials=credentials,
-    )
-    saved = save_outputs.with_options(**PATIENCE)(prediction, storage)
+    run, save = run_model.with_options(**PATIENCE), save_outputs.with_options(**PATIENCE)
+    asked = generate_input or examples[0].input
+    was = run(base_version, asked, credentials=credentials)
+    now = run(deployment=release.reference, input=asked, credentials=credentials)
     return FineTuned(
         before=before,
         after=after,
         improved=improved,
         released=released,
         deployment=release,
-        prediction=prediction,
-        saved=saved,
+        made_before=Made(prediction=was, saved=save(was, storage)),
+        made_after=Made(prediction=now, saved=save(now, storage)),
         flow_run=f"{runtime.flow_run.name} ({runtime.flow_run.id})",
     )
 
@@ -195,13 +217,21 @@ def report(done: FineTuned) -> str:
             "deployment",
             f"{done.deployment.reference}, release {release.number}: {done.released[:-56]}",
         ),
-        ("generated", " ".join(done.prediction.text.split())[:60] + " ..."),
-        *(("file", f"{file.uri} ({file.size} bytes)") for file in done.saved.files),
-        ("manifest", done.saved.manifest),
+        *made("before", done.made_before),
+        *made("after", done.made_after),
         ("Prefect run", done.flow_run),
         ("", "`prefect server start` shows it at http://127.0.0.1:4200"),
     ]
     return "\n".join(f"  {label:<20}{value}".rstrip() for label, value in rows)
+
+
+def made(when: str, made: Made) -> list[tuple[str, str]]:
+    """Rows for what a model made, before or after."""
+    text = " ".join(made.prediction.text.split())
+    is_text = [file.name for file in made.saved.files] == ["output.txt"]
+    said = [(f"said {when}", f"{text[:56]} ...")] if is_text else []
+    files = [(f"made {when}", f"{file.uri} ({file.size} bytes)") for file in made.saved.files]
+    return [*said, *files, (f"manifest {when}", made.saved.manifest)]
 
 
 def arguments() -> argparse.Namespace:
@@ -209,6 +239,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--live", action="store_true", help="run on replicate.com, with your token and your money"
+    )
+    parser.add_argument(
+        "--model", choices=MODELS, help="which example Local Replicate runs; text if not given"
     )
     parser.add_argument("--base-version", metavar="OWNER/NAME:ID")
     parser.add_argument("--destination", metavar="OWNER/NAME")
@@ -236,6 +269,8 @@ def arguments() -> argparse.Namespace:
         "scorer",
     ]
     missing = [name for name in needed if not getattr(options, name)]
+    if options.live and options.model:
+        parser.error("--model is one of Local Replicate's examples; with --live there is none")
     if options.live and missing:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         parser.error(f"--live spends money, so it guesses nothing: also give {flags}")
@@ -267,11 +302,15 @@ def main() -> int:
     setup_logging()  # Else Prefect replaces its handlers when the flow begins.
     for handler in logging.getLogger().handlers:
         handler.addFilter(OneScreen())
-    parameters = {name: value for name, value in vars(options).items() if value and name != "live"}
+    parameters = {
+        name: value
+        for name, value in vars(options).items()
+        if value and name not in {"live", "model"}
+    }
     try:
         with ExitStack() as stack:
             if not options.live:
-                parameters = local(stack) | parameters
+                parameters = local(stack, options.model or "text") | parameters
             print(report(fine_tune(**parameters)))
     except (BrokenModel, LocalReplicateError, OSError, ReplicateError) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
@@ -282,18 +321,15 @@ def main() -> int:
     return 0
 
 
-def local(stack: ExitStack) -> dict[str, Any]:
-    """Start Local Replicate with the example model, until the stack is closed."""
+def local(stack: ExitStack, model: str) -> dict[str, Any]:
+    """Start Local Replicate with an example model, until the stack is closed."""
     server = stack.enter_context(LocalReplicate())
     return {
-        "base_version": server.push(EXAMPLE, "local/text"),
-        "destination": "local/text-tuned",
-        "training_data": str(EXAMPLE / "data" / "train.txt"),
-        "eval_data": str(EXAMPLE / "data" / "eval.jsonl"),
-        "scorer": "lowest:bits_per_character",
-        "deployment": "text",
+        **MODELS[model],
+        "base_version": server.push(EXAMPLES / model, f"local/{model}"),
+        "destination": f"local/{model}-tuned",
+        "deployment": model,
         "hardware": "cpu",
-        "generate_input": {"prompt": "The flow run ", "max_tokens": 300, "seed": 1},
         "credentials": server.credentials,
     }
 

@@ -72,16 +72,27 @@ def test_the_command_works_in_an_empty_home_and_ignores_a_token_that_lies_around
     assert scores, done.stdout
     assert float(scores[2]) < float(scores[1]) - 0.5
     assert "better, released" in done.stdout
-    manifest = re.search(r"manifest +(\S+)", done.stdout)
-    assert manifest
-    assert (tmp_path / manifest[1]).is_file()
-    assert (tmp_path / manifest[1]).with_name("output.txt").read_text()
+    manifests = re.findall(r"manifest \w+ +(\S+)", done.stdout)
+    texts = {(tmp_path / one).with_name("output.txt").read_text() for one in manifests}
+    assert (len(manifests), len(texts)) == (2, 2)  # Before and after, and they differ.
     assert _living(str(tmp_path / "home")) == []
     # Neither that token is anywhere, nor Local Replicate's, which was a parameter of the flow.
     kept = [_decoded(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()]
     for text in [done.stdout, done.stderr, *kept]:
         assert "r8_a_token_with_money_on_it" not in text
         assert "r8_local_" not in text
+
+
+def test_pictures_get_better_too(run: Run, prefect_server: None, tmp_path: Path) -> None:
+    done = run("--model", "image", "--training-input", "steps=60", **_on_the_sessions_server())
+    assert done.returncode == 0, done.stderr
+    scores = re.search(r"denoising_error +([\d.]+) +([\d.]+)", done.stdout)
+    assert scores, done.stdout
+    assert float(scores[2]) < float(scores[1]) - 5
+    made = re.findall(r"made \w+ +(\S+\.png)", done.stdout)
+    pictures = {(tmp_path / one).read_bytes() for one in made}
+    assert len(pictures) == 2
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_live_is_the_same_flow_and_leaves_the_token_nowhere(
@@ -130,6 +141,7 @@ def _decoded(content: bytes) -> str:
         (["--training-input", "steps=0"], "BadInputError: http"),
         (["--training-input", "steps"], "'steps' is not KEY=VALUE"),
         (["--live", "--scorer", "similarity"], "also give --base-version, --destination"),
+        (["--live", "--model", "text"], "with --live there is none"),
     ],
 )
 def test_bad_input_is_answered_on_one_screen(
