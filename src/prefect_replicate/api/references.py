@@ -75,3 +75,21 @@ def parse_reference(text: str) -> Reference:
         f"{text!r} names no model. Write 'owner/name', 'owner/name:version' or a version id; "
         f"a version id has 64 hexadecimal digits. Nothing was sent."
     )
+
+
+def parse_version(text: str, why: str) -> tuple[Name, str]:
+    """Read "owner/name:version", where nothing less precise will do.
+
+    Args:
+        text: What to read.
+        why: What needs a version, for the message: "A training starts from one version of a model".
+
+    Raises:
+        BadReferenceError: The text is something else.
+    """
+    reference = parse_reference(text)
+    if not (reference.model and reference.version):
+        raise BadReferenceError(
+            f"{why}, 'owner/name:version', and {text!r} is not that. Nothing was sent."
+        )
+    return reference.model, reference.version

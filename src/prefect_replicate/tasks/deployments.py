@@ -7,8 +7,8 @@ from typing import Any
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.client import Client
-from prefect_replicate.api.errors import BadInputError, BadReferenceError, NotFoundError
-from prefect_replicate.api.references import Name, parse_name, parse_reference
+from prefect_replicate.api.errors import BadInputError, NotFoundError
+from prefect_replicate.api.references import Name, parse_name, parse_version
 from prefect_replicate.api.resources import Deployment, Hardware
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.flow_run import run_logger
@@ -47,14 +47,9 @@ async def _release_deployment(
         BadInputError: Replicate refuses the hardware, the version or the instances; or there is no
             such deployment, and the token's account cannot create it for another owner.
     """
-    reference = parse_reference(version)
-    if not (reference.model and reference.version):
-        raise BadReferenceError(
-            f"A deployment runs one version of a model, 'owner/name:version', and {version!r} is "
-            f"not that. Nothing was sent."
-        )
+    model, version_id = parse_version(version, "A deployment runs one version of a model")
     wanted: dict[str, str | int | None] = {
-        "version": reference.version,
+        "version": version_id,
         "hardware": hardware,
         "min_instances": min_instances,
         "max_instances": max_instances,
@@ -66,7 +61,7 @@ async def _release_deployment(
     except NotFoundError:
         pass
     try:
-        return await _create(client, deployment, reference.model, wanted)
+        return await _create(client, deployment, model, wanted)
     except BadInputError as error:
         if error.status != _TAKEN:
             raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.errors import BadInputError, BadReferenceError, NotFoundError
-from prefect_replicate.api.references import parse_name, parse_reference
+from prefect_replicate.api.errors import BadInputError, NotFoundError
+from prefect_replicate.api.references import parse_name, parse_version
 from prefect_replicate.api.resources import Model, Version
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.tasks.predictions import short
@@ -75,11 +75,9 @@ async def _get_version(version: str, *, credentials: ReplicateCredentials | None
         BadReferenceError: It is not that.
         NotFoundError: There is no such version.
     """
-    reference = parse_reference(version)
-    if not (reference.model and reference.version):
-        raise BadReferenceError(f"{version!r} names no version: write 'owner/name:version'.")
+    model, version_id = parse_version(version, "What is read is one version of a model")
     client = await client_for(credentials)
-    return await client.send(calls.models_versions_get(reference.model, reference.version))
+    return await client.send(calls.models_versions_get(model, version_id))
 
 
 async def _list_versions(

@@ -7,8 +7,7 @@ from typing import Any
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
-from prefect_replicate.api.errors import BadReferenceError
-from prefect_replicate.api.references import parse_name, parse_reference
+from prefect_replicate.api.references import parse_name, parse_version
 from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.submit import announce, create
@@ -132,15 +131,10 @@ def training_call(version: str, destination: str, input: Mapping[str, Any]) -> C
     Raises:
         BadReferenceError: The version is not "owner/name:version", or the destination no name.
     """
-    reference = parse_reference(version)
-    if not (reference.model and reference.version):
-        raise BadReferenceError(
-            f"A training starts from one version of a model, 'owner/name:version', and {version!r} "
-            f"is not that. Nothing was sent."
-        )
+    model, version_id = parse_version(version, "A training starts from one version of a model")
     return calls.trainings_create(
-        reference.model,
-        reference.version,
+        model,
+        version_id,
         destination=parse_name(destination, "destination model"),
         input=input,
     )
