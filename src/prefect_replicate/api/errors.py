@@ -11,6 +11,8 @@
     ├── TransportError          no usable answer: unreachable, cut, timed out, or 5xx
     │   └── CreateUnknownError  the same on a create: a job may exist, and may cost money
     ├── EvaluationError         some examples were scored and paid for, one could not be
+    ├── BatchError              some predictions of a batch gave no output; the others did
+    ├── WebhookError            a webhook is not signed, forged, or stale
     └── JobError                a job exists and did not give what it was asked for
         ├── ModelError          the model failed
         ├── JobCanceled         somebody canceled it, or its deadline passed while it ran
@@ -24,11 +26,11 @@ Every error keeps its facts as attributes, pickles, and never holds a token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefect_replicate.api.resources import Job
+    from prefect_replicate.api.resources import Job, Prediction
 
 
 class ReplicateError(Exception):
@@ -101,6 +103,29 @@ class CreateUnknownError(TransportError):
 
 class EvaluationError(ReplicateError):
     """Not every example could be scored. Those that were have been paid for."""
+
+
+class BatchError(ReplicateError):
+    """Some predictions of a batch gave no output.
+
+    Attributes:
+        predictions: Those that did, in the order of the inputs, with None for the others.
+        errors: Why there is none, by the input's place.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        predictions: Sequence[Prediction | None] = (),
+        errors: Mapping[int, ReplicateError] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.predictions = list(predictions)
+        self.errors = dict(errors or {})
+
+
+class WebhookError(ReplicateError):
+    """A webhook cannot be believed: it is not signed, forged, or stale."""
 
 
 class JobError(ReplicateError):

@@ -1,0 +1,1 @@
+"""Replicate calling us: signed webhooks, received and put in the mailbox of a flow run."""
