@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from replicate.client import Client as OfficialClient
 
 from prefect_replicate.local import LocalReplicate
 
@@ -154,6 +155,12 @@ def server() -> Iterator[LocalReplicate]:
 @pytest.fixture(scope="session")
 def api(server: LocalReplicate) -> Api:
     return Api(server)
+
+
+@pytest.fixture
+def official(server: LocalReplicate) -> OfficialClient:
+    """Replicate's own client."""
+    return OfficialClient(api_token=server.token, base_url=server.base_url)
 
 
 @pytest.fixture(scope="session")

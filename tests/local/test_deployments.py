@@ -1,11 +1,14 @@
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from prefect_replicate.local import LocalReplicate
-from tests.local.conftest import Api, ModelFolder
+from tests.local.conftest import Api, Client, ModelFolder
 
 
 def _new(called: str, pushed: str, **changes: Any) -> dict[str, Any]:
@@ -79,6 +82,71 @@ def test_a_deleted_deployment_is_gone(api: Api, actor: str) -> None:
     assert api.http.get("/deployments/local/gone").status_code == 404
     body = {"input": {"text": "x"}}
     assert api.http.post("/deployments/local/gone/predictions", json=body).status_code == 404
+
+
+def _predict(api: Api, called: str, **input: Any) -> httpx.Response:
+    return api.http.post(f"/deployments/local/{called}/predictions", json={"input": input})
+
+
+def test_a_deployment_is_deleted_only_when_it_has_nothing_to_do(api: Api, actor: str) -> None:
+    api.http.post("/deployments", json=_new("busy", actor))
+    running = _predict(api, "busy", text="x", act="sleep").json()
+    refused = api.http.delete("/deployments/local/busy")
+    assert refused.status_code == 422
+    assert "local/busy is in use" in refused.json()["detail"]
+    api.http.post(running["urls"]["cancel"])
+    assert api.http.delete("/deployments/local/busy").status_code == 204
+
+
+def test_a_deployment_that_keeps_instances_is_not_deleted(api: Api, actor: str) -> None:
+    api.http.post("/deployments", json=_new("online", actor, min_instances=1))
+    refused = api.http.delete("/deployments/local/online")
+    assert refused.status_code == 422
+    assert "online: its min_instances is 1" in refused.json()["detail"]
+    api.http.patch("/deployments/local/online", json={"min_instances": 0})
+    assert api.http.delete("/deployments/local/online").status_code == 204
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_deployment_has_to_rest_before_it_is_deleted(
+    tmp_path: Path, client: Client, actor_folder: Path, used: bool
+) -> None:
+    with LocalReplicate(tmp_path) as server:
+        api, version = client(server), server.push(actor_folder, "acme/actor")
+        api.http.post("/deployments", json=_new("tired", version))
+        if used:
+            api.end(_predict(api, "tired", text="x").json())
+    _make_old(tmp_path / "state.db", "deployments", "released_at" if used else "none")
+    with LocalReplicate(tmp_path, deployment_rest=900) as server:
+        refused = client(server).http.delete("/deployments/local/tired")
+        assert refused.status_code == 422
+        assert "less than 900 seconds ago" in refused.json()["detail"]
+    _make_old(tmp_path / "state.db", "deployments", "released_at")
+    _make_old(tmp_path / "state.db", "runs", "completed_at")
+    with LocalReplicate(tmp_path, deployment_rest=900) as server:
+        assert client(server).http.delete("/deployments/local/tired").status_code == 204
+
+
+def _make_old(database: Path, table: str, field: str) -> None:
+    with closing(sqlite3.connect(database)) as db, db:
+        change = "UPDATE {} SET document = json_replace(document, ?, '2020-01-01T00:00:00.000000Z')"
+        db.execute(change.format(table), [f"$.{field}"])
+
+
+def test_a_disabled_deployment_runs_nothing_until_it_is_enabled(api: Api, actor: str) -> None:
+    for name in ("disabled", "enabled"):
+        api.http.post("/deployments", json=_new(name, actor))
+    running = _predict(api, "disabled", text="x", act="sleep").json()
+    other = _predict(api, "enabled", text="x", act="sleep").json()
+    api.http.patch("/deployments/local/disabled", json={"max_instances": 0})
+    assert api.http.get(running["urls"]["get"]).json()["status"] == "canceled"
+    assert api.http.get(other["urls"]["get"]).json()["status"] in {"starting", "processing"}
+    refused = _predict(api, "disabled", text="x")
+    assert refused.status_code == 422
+    assert "local/disabled is disabled" in refused.json()["detail"]
+    api.http.post(other["urls"]["cancel"])
+    api.http.patch("/deployments/local/disabled", json={"max_instances": 1})
+    assert api.end(_predict(api, "disabled", text="x").json())["status"] == "succeeded"
 
 
 def test_a_deployments_name_is_taken_once(api: Api, actor: str) -> None:

@@ -1,7 +1,10 @@
+import base64
 import hashlib
+import hmac
 import json
 import socket
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +190,65 @@ def test_a_safe_name_stays_as_it_is(tmp_path: Path, name: str) -> None:
     assert not safe.startswith(".")
     store = FileStore(tmp_path / "files")
     assert store.find(store.save([b"x"], name).path)
+
+
+def _signed(api: Api, file: dict[str, Any], expiry: str, owner: str = "local") -> dict[str, str]:
+    """The query of a download, signed as Replicate describes it."""
+    text = f"{owner} {file['id']} {expiry}".encode()
+    key = api.server.files_secret.encode()
+    signature = base64.b64encode(hmac.digest(key, text, "sha256")).decode()
+    return {"owner": owner, "expiry": expiry, "signature": signature}
+
+
+def _download(api: Api, file: dict[str, Any], query: dict[str, str]) -> httpx.Response:
+    return httpx.get(f"{file['urls']['get']}/download", params=query)
+
+
+def test_a_file_is_downloaded_with_a_signature_instead_of_a_token(api: Api) -> None:
+    file = api.upload(b"\x00some <b>bytes</b>", "größe.html")
+    answer = _download(api, file, _signed(api, file, str(int(time.time()) + 60)))
+    assert (answer.status_code, answer.content) == (200, b"\x00some <b>bytes</b>")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-security-policy"] == "sandbox"
+    assert "attachment" in answer.headers["content-disposition"]
+
+
+def test_a_plus_in_a_signature_may_be_left_unquoted(api: Api) -> None:
+    file = api.upload(b"x")
+    later = int(time.time()) + 60
+    queries = (_signed(api, file, str(later + more)) for more in range(1000))
+    query = next(query for query in queries if "+" in query["signature"])
+    plain = "&".join(f"{name}={value}" for name, value in query.items())
+    assert httpx.get(f"{file['urls']['get']}/download?{plain}").content == b"x"
+
+
+def test_a_download_that_is_not_signed_right_finds_nothing(api: Api) -> None:
+    file, other = api.upload(b"x"), api.upload(b"y")
+    later = str(int(time.time()) + 60)
+    good = _signed(api, file, later)
+    wrong = [
+        {},
+        {**good, "signature": ""},
+        {**good, "signature": "größe"},
+        {**good, "expiry": str(int(later) + 1)},
+        _signed(api, other, later),
+        _signed(api, file, later, owner="somebody"),
+        _signed(api, file, str(int(time.time()) - 1)),
+        _signed(api, file, "tomorrow"),
+        _signed(api, file, "9" * 5000),
+    ]
+    for query in wrong:
+        answer = _download(api, file, query)
+        assert (answer.status_code, answer.json()["detail"]) == (404, "File not found"), query
+    assert _download(api, file, good).content == b"x"
+    api.http.delete(file["urls"]["get"])
+    assert _download(api, file, good).status_code == 404
+
+
+def test_each_folder_keeps_a_secret_of_its_own_for_downloads(tmp_path: Path) -> None:
+    with LocalReplicate(tmp_path / "one") as one, LocalReplicate(tmp_path / "two") as two:
+        secret = one.files_secret
+        assert len({secret, two.files_secret, one.token}) == 3
+    assert (tmp_path / "one" / "files_secret").stat().st_mode & 0o777 == 0o600
+    with LocalReplicate(tmp_path / "one") as one:
+        assert one.files_secret == secret

@@ -73,7 +73,7 @@ def test_a_wrong_method_is_refused(api: Api) -> None:
     response = api.http.put("/account")
     assert response.status_code == 405
     assert response.headers["Allow"] == "GET, HEAD"
-    assert api.http.put("/models").headers["Allow"] == "GET, HEAD, POST"
+    assert api.http.put("/models").headers["Allow"] == "GET, HEAD, POST, QUERY"
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[]", b'"text"'])

@@ -400,7 +400,7 @@ def test_streaming_from_a_model_that_does_not_stream_is_refused(api: Api, actor:
 
 
 def test_what_a_client_gives_for_webhooks_comes_back(api: Api, actor: str) -> None:
-    extra = {"webhook": "https://example.com/hook", "webhook_events_filter": ["completed"]}
+    extra = {"webhook": "http://127.0.0.1:9/hook", "webhook_events_filter": ["completed"]}
     body = {"version": actor, "input": {"text": "x"}, **extra}
     prediction = api.http.post("/predictions", json=body).json()
     assert {name: prediction[name] for name in extra} == extra

@@ -71,6 +71,14 @@ def not_found(detail: str = "The requested resource could not be found.") -> Pro
     return Problem(404, detail)
 
 
+def not_now(detail: str) -> Problem:
+    """422: what is asked for has to wait until something else has changed.
+
+    Replicate's own status for this is not documented. At 409 an official client would try again.
+    """
+    return Problem(422, detail, "Not possible now")
+
+
 def unknown_version() -> Problem:
     """422: the version to run is not there."""
     return Problem(

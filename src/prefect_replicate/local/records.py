@@ -36,6 +36,8 @@ class Model:
     cover_image_url: str | None = None
     is_official: bool = False
     run_count: int = 0
+    readme: str | None = None
+    weights_url: str | None = None
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Version:
         predict: Reference of the predictor, "predict.py:Predictor".
         train: Reference of the training function, or None if there is none.
         weights: Path of the weights in the file store, for versions that a training made.
+        base: Reference of the version that such a training began with.
     """
 
     owner: str
@@ -60,6 +63,12 @@ class Version:
     concurrency: int
     streams: bool
     weights: str | None = None
+    base: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """How people name it: "owner/name:id"."""
+        return f"{self.owner}/{self.name}:{self.id}"
 
 
 @dataclass(slots=True)
@@ -105,6 +114,7 @@ class Run:
         input: As sent, but with secrets redacted.
         output: As the model gave it, with files as references into the file store.
         hidden: The client asked for an official model, so it is not told the version.
+        streams: Its output comes in parts that can be followed.
         destination: Trainings: the model that gets the new version.
     """
 
@@ -125,6 +135,7 @@ class Run:
     deployment: str | None = None
     destination: str | None = None
     hidden: bool = False
+    streams: bool = False
     echo: dict[str, Any] = field(default_factory=dict)
 
     @property

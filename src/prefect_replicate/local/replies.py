@@ -88,6 +88,11 @@ def file(record: StoredFile, base: str) -> dict[str, Any]:
     }
 
 
+def run(record: Run, base: str) -> dict[str, Any]:
+    """A prediction or a training, whichever it is."""
+    return training(record, base) if record.kind == "training" else prediction(record, base)
+
+
 def prediction(record: Run, base: str, *, held: bool = False) -> dict[str, Any]:
     """A prediction.
 
@@ -135,8 +140,13 @@ def _run(record: Run, base: str, url: str) -> dict[str, Any]:
         "started_at": record.started_at,
         "completed_at": record.completed_at,
         "metrics": record.metrics if record.ended else None,
-        "urls": {"get": url, "cancel": f"{url}/cancel", "web": f"{base}/p/{record.id}"},
+        "urls": _run_urls(record, base, url),
     }
+
+
+def _run_urls(record: Run, base: str, url: str) -> dict[str, str]:
+    urls = {"get": url, "cancel": f"{url}/cancel", "web": f"{base}/p/{record.id}"}
+    return {**urls, "stream": f"{base}/v1/streams/{record.id}"} if record.streams else urls
 
 
 def _filled(reply: dict[str, Any], nullable: set[str]) -> dict[str, Any]:

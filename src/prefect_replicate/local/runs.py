@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +31,7 @@ from prefect_replicate.local.files import FileStore
 from prefect_replicate.local.pool import Pool
 from prefect_replicate.local.records import Run, timestamp
 from prefect_replicate.local.state import State
+from prefect_replicate.local.webhooks import Hook
 
 # How long a model may go on after a cancel before its process is ended.
 CANCEL_GRACE = 5.0
@@ -60,18 +61,22 @@ class Live:
         payload: The model's input as the worker gets it.
         unread: Logs that are not yet in the run; put together only when somebody looks.
         finish: What is left to do after the model.
+        hook: Tells the client of it.
+        watchers: Set when there is new output, and at the end.
     """
 
     run: Run
     spec: WorkerSpec
     payload: dict[str, Any]
     finish: Finish | None = None
+    hook: Hook | None = None
     worker: Worker | None = None
     task: asyncio.Task[None] | None = None
     asking: asyncio.Task[None] | None = None
     unread: list[str] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    watchers: set[asyncio.Event] = field(default_factory=set)
 
 
 class Runs:
@@ -126,12 +131,35 @@ class Runs:
                 await asyncio.wait_for(live.ended.wait(), seconds)
         return run.ended
 
+    @contextmanager
+    def watch(self, run: Run) -> Iterator[asyncio.Event]:
+        """What is set when a run has new output, and at its end; clear it before looking."""
+        changed = asyncio.Event()
+        live = self._live.get(run.id)
+        if live is None:
+            yield changed
+            return
+        live.watchers.add(changed)
+        try:
+            yield changed
+        finally:
+            live.watchers.remove(changed)
+
     def cancel(self, run: Run) -> Run:
         """Cancel a run; one that has ended stays as it is."""
         if live := self._live.get(run.id):
             self._stop(live, "canceled", None)
             return live.run
         return run
+
+    async def remove(self, run: Run) -> None:
+        """Forget a run and the files of its output; it is canceled first if it has not ended."""
+        run = self.cancel(run)
+        if (live := self._live.get(run.id)) and live.task:
+            await asyncio.wait([live.task])  # its model may go on for a moment
+        self._state.runs.delete(run.id)
+        for path in outputs.file_paths(run.output):
+            self._files.delete(path)
 
     async def close(self) -> None:
         """Fail whatever still runs, and wait until it is let go of."""
@@ -161,7 +189,9 @@ class Runs:
         try:
             await self._attempt(live)
         except StartFailed as error:
-            live.run.logs += error.logs
+            if error.logs:
+                live.unread.append(error.logs)
+                _tell(live, "logs")
             self._end(live, "failed", f"The model did not start: {error}")
         except WorkerLost as error:
             self._end(live, "failed", f"{INTERRUPTED}: its process is gone ({error}).")
@@ -206,8 +236,10 @@ class Runs:
             case Started():
                 run.status, run.started_at = "processing", timestamp(datetime.now(UTC))
                 run.output = None
+                _tell(live, "start")
             case Logged(text):
                 live.unread.append(text)
+                _tell(live, "logs")
             case Produced():
                 await self._add_part(live, event)
             case Ended():
@@ -218,13 +250,19 @@ class Runs:
             return  # one value, which the end brings again
         item = outputs.item_schema(live.spec.schema)
         kept = await self._keep(part.value, item, live.spec.schema, f"out-{part.index}")
+        if live.run.ended:
+            self._drop_files(live.run, kept)
+            return
         if live.run.output is None:
             live.run.output = []
         live.run.output.append(kept)
+        _tell(live, "output")
 
     async def _conclude(self, live: Live, end: Ended) -> None:
         run = _read(live)
-        run.logs = max(end.logs, run.logs, key=len)
+        if len(end.logs) > len(run.logs):
+            run.logs = end.logs
+            _tell(live, "logs")
         run.metrics = end.metrics
         if end.status != "succeeded":
             self._end(live, end.status, end.error)
@@ -234,7 +272,9 @@ class Runs:
         if run.ended:
             self._drop_files(run, output)
             return
-        run.output = last_step() if last_step else output
+        parts, run.output = run.output, last_step() if last_step else output
+        if run.output is not parts:
+            _tell(live, "output")
         self._end(live, "succeeded", None)
 
     def _drop_files(self, run: Run, output: Any) -> None:
@@ -268,6 +308,7 @@ class Runs:
         _end(_read(live), status, error)
         self._state.runs.put(live.run)
         live.ended.set()
+        _tell(live, "completed")
 
 
 def _read(live: Live) -> Run:
@@ -275,6 +316,15 @@ def _read(live: Live) -> Run:
         live.run.logs += "".join(live.unread)
         live.unread.clear()
     return live.run
+
+
+def _tell(live: Live, event: str) -> None:
+    """Pass on that one of the events of webhooks happened."""
+    if live.hook:
+        live.hook.tell(event)
+    if event in {"output", "completed"}:
+        for changed in live.watchers:
+            changed.set()
 
 
 def new_id() -> str:

@@ -6,12 +6,11 @@ import asyncio
 import atexit
 import logging
 import os
-import secrets
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import SecretStr
 
 from prefect_replicate.api.references import Name, parse_name
+from prefect_replicate.local.secret_file import keep_secret
 
 if TYPE_CHECKING:
     from prefect_replicate.blocks.credentials import ReplicateCredentials
@@ -55,6 +55,11 @@ class LocalReplicate:
         port: Port to listen on; 0 for a free one.
         token: The API token to ask for. Without one, that of an earlier server in the same folder,
             else a new one.
+        deployment_rest: Seconds that a deployment must have been unused before it can be deleted;
+            900 at Replicate.
+        webhook_retries: When the last webhook of a prediction or training is tried again if it was
+            not taken, in seconds after its end; None for the last time about a minute after.
+        stream_idle: Seconds without an event until a stream is closed.
 
     Example:
         ```python
@@ -71,8 +76,16 @@ class LocalReplicate:
         host: str = "127.0.0.1",
         port: int = 0,
         token: str | None = None,
+        deployment_rest: float = 0.0,
+        webhook_retries: Sequence[float] | None = None,
+        stream_idle: float = 30.0,
     ) -> None:
         self._given_root = None if root is None else Path(root)
+        self._options: dict[str, Any] = {
+            "deployment_rest": deployment_rest,
+            "stream_idle": stream_idle,
+            **({} if webhook_retries is None else {"webhook_retries": webhook_retries}),
+        }
         self._host, self._given_port, self._given_token = host, port, token
         self._running: _Running | None = None
 
@@ -107,6 +120,24 @@ class LocalReplicate:
         return self._require().token
 
     @property
+    def files_secret(self) -> str:
+        """What the signatures of file downloads are made with; each root folder has its own.
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        return self._require().files_secret
+
+    @property
+    def webhook_secret(self) -> str:
+        """What webhooks are signed with, "whsec_" and base64; each root folder has its own.
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        return self._require().webhook_secret
+
+    @property
     def credentials(self) -> ReplicateCredentials:
         """A block with its URL and token, for any task: `credentials=server.credentials`.
 
@@ -128,7 +159,13 @@ class LocalReplicate:
         if self._running:
             return
         _check_engine()
-        running = _Running(self._given_root, self._host, self._given_port, self._given_token)
+        running = _Running(
+            self._given_root,
+            self._host,
+            self._given_port,
+            self._given_token,
+            self._options,
+        )
         try:
             running.start()
         except BaseException:
@@ -173,13 +210,16 @@ class LocalReplicate:
 class _Running:
     """A server from its start to its stop."""
 
-    def __init__(self, root: Path | None, host: str, port: int, token: str | None) -> None:
+    def __init__(
+        self, root: Path | None, host: str, port: int, token: str | None, options: dict[str, Any]
+    ) -> None:
         self.pid = os.getpid()
         self._temporary = root is None
         self._root = root or Path(tempfile.mkdtemp(prefix="local-replicate-"))
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = self._root.resolve()
         self._host, self._port = host, port
+        self._options = options
         self._lock: IO[str] | None = None
         self._loop = asyncio.new_event_loop()
         self._service: Service | None = None
@@ -187,6 +227,7 @@ class _Running:
         self._up: Future[None] = Future()
         self._thread: threading.Thread | None = None
         self.token = token or ""
+        self.files_secret = self.webhook_secret = ""
 
     @property
     def base_url(self) -> str:
@@ -194,7 +235,9 @@ class _Running:
 
     def start(self) -> None:
         self._lock = _lock(self._root)
-        self.token = _token(self._root / "token", self.token)
+        self.token = keep_secret(self._root / "token", "r8_local_", self.token)
+        self.files_secret = keep_secret(self._root / "files_secret", "files_local_")
+        self.webhook_secret = keep_secret(self._root / "webhook_secret", "whsec_")
         listening = _listen(self._host, self._port)
         self._port = listening.getsockname()[1]
         # A daemon, since the interpreter waits for other threads before it lets us stop ours.
@@ -263,7 +306,13 @@ class _Running:
         from prefect_replicate.local.web import Gate  # noqa: PLC0415 - the same
 
         own = "127.0.0.1" if self._host == "0.0.0.0" else self._host  # noqa: S104 - recognised, not bound
-        self._service = Service(self._root, self._address(own))
+        self._service = Service(
+            self._root,
+            self._address(own),
+            files_secret=self.files_secret,
+            webhook_secret=self.webhook_secret,
+            **self._options,
+        )
         try:
             config = uvicorn.Config(
                 Gate(application(self._service), self.token, self._host),
@@ -326,18 +375,6 @@ def _unlock(file: IO[str]) -> None:
     # Not by closing alone: a forked child may have a copy of the file.
     fcntl.flock(file, fcntl.LOCK_UN)
     file.close()
-
-
-def _token(path: Path, given: str) -> str:
-    kept = path.read_text().strip() if path.exists() else ""
-    token = given or kept or f"r8_local_{secrets.token_hex(16)}"
-    # Renamed at last, so that the file is never half-written, and its mode is right from the first.
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - pathlib cannot set the mode
-        file.write(token)
-    new.replace(path)
-    return token
 
 
 def _listen(host: str, port: int) -> socket.socket:

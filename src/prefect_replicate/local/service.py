@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from prefect_replicate.api.references import Name
-from prefect_replicate.local import inputs
+from prefect_replicate.local import deletion, inputs, replies
 from prefect_replicate.local.cog_worker import CogletWorker, remove_leftovers
 from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
 from prefect_replicate.local.files import DELIVERY, FileStore, delivery_path
@@ -26,8 +26,10 @@ from prefect_replicate.local.records import Deployment, Model, Run, StoredFile, 
 from prefect_replicate.local.runs import Live, RunFailed, Runs, new_run
 from prefect_replicate.local.schema import CogModel, GivenUp, Reading
 from prefect_replicate.local.state import State
+from prefect_replicate.local.streams import IDLE
 from prefect_replicate.local.versions import Versions, version_id
 from prefect_replicate.local.web import host_name, is_loopback
+from prefect_replicate.local.webhooks import RETRIES, Webhooks
 
 # Replicate's own limit for a model's setup.
 START_TIMEOUT = 600.0
@@ -60,18 +62,37 @@ class Service:
     Args:
         root: Folder for everything.
         address: The server's own address, where workers find files.
+        files_secret: What signs downloads of files.
+        webhook_secret: What signs webhooks.
+        deployment_rest: Seconds that a deployment must have been unused before it can be deleted.
+        webhook_retries: When a run's last webhook is tried again, in seconds after its end.
+        stream_idle: Seconds without an event until a stream is closed.
     """
 
-    def __init__(self, root: Path, address: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        address: str,
+        *,
+        files_secret: str,
+        webhook_secret: str,
+        deployment_rest: float = 0.0,
+        webhook_retries: Sequence[float] = RETRIES,
+        stream_idle: float = IDLE,
+    ) -> None:
         self._address = address
+        self.files_secret, self.deployment_rest = files_secret, deployment_rest
+        self.stream_idle = stream_idle
         self.state = State(root / "state.db")
         self.files = FileStore(root / "files")
         self.versions = Versions(root / "versions")
+        self.versions.keep_only({version.code for _, version in self.state.versions.newest()})
         # Workers are neighbours: no proxy. And no connection is used twice: coglet leaves Nagle's
         # algorithm on, so on an old connection every event but the first comes 40 ms late.
         # A bare transport, since a client logs every request at level INFO, and we ask often.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
+        self.webhooks = Webhooks(webhook_secret, self._transport, webhook_retries)
         self.pool = Pool(root / "workers", self._hire)
         self.pool.keep_warm(self._warm_keys)
         self.runs = Runs(self.state, self.pool, self.files)
@@ -88,6 +109,7 @@ class Service:
         for task in self._background:
             task.cancel()
         self.kill()
+        await self.webhooks.close()
         await self.runs.close()
 
     def kill(self) -> None:
@@ -151,7 +173,7 @@ class Service:
         model = owner or Model(version.owner, version.name, version.created_at)
         model.is_official = model.is_official or official
         self.state.put_version(version, model)
-        return f"{version.owner}/{version.name}:{version.id}"
+        return version.reference
 
     def latest(self, owner: str, name: str) -> Version | None:
         """The newest version of a model."""
@@ -162,6 +184,19 @@ class Service:
         """The version of this id, of whichever model."""
         found = self.state.versions.newest({"id": version}, limit=1)
         return found[0][1] if found else None
+
+    async def delete_version(self, version: Version) -> None:
+        """Remove a version, its predictions and their files.
+
+        Its code goes when the server starts next: until then a push may be about to use it again.
+        """
+        self.state.versions.delete(version.owner, version.name, version.id)
+        if self.any_version(version.id) is None:
+            self._specs.pop(version.id, None)
+            if version.weights:
+                self.files.delete(version.weights)
+        doomed = deletion.predictions_of(self.state, version)
+        await asyncio.gather(*(self.runs.remove(run) for run in doomed))
 
     # --- predictions and trainings ---
 
@@ -204,7 +239,8 @@ class Service:
             input=inputs.redact(spec.schema, order.input),
             **order.fields,
         )
-        return Live(run, spec, payload)
+        hook = self.webhooks.hook(run, lambda: replies.run(self.runs.current(run), order.base))
+        return Live(run, spec, payload, hook=hook)
 
     async def _release_training(
         self, base: Version, destination: Name, output: Any
@@ -229,6 +265,7 @@ class Service:
             concurrency=base.concurrency,
             streams=base.streams,
             weights=path,
+            base=base.reference,
         )
         return lambda: {"weights": weights, "version": self._publish(version)}
 

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,12 @@ class Versions:
         folder.mkdir(exist_ok=True)
         for unfinished in folder.glob("incoming-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
+
+    def keep_only(self, codes: Collection[str]) -> None:
+        """Remove all code but that of these digests; not while another thread stages some."""
+        for folder in self._folder.iterdir():
+            if folder.name not in codes:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, source: Path, reading: Reading) -> tuple[str, CogModel]:
         """Copy a model's folder and look into the copy.

@@ -25,11 +25,14 @@ from prefect_replicate.local.files import DELIVERY
 from prefect_replicate.local.problems import Problem
 from prefect_replicate.local.records import Kind, Run
 from prefect_replicate.local.state import State
+from prefect_replicate.local.streams import STREAMS
 
 MOST_JSON = 20_000_000  # bytes; the official clients stop at 10 MB of data: URIs
 PAGE = 25
 RUNS_PAGE = 100
 _LAST_PLACE = 2**62  # the database counts no further than 2**63
+# Downloads that carry a signature instead of a token.
+_SIGNED = re.compile(r"/files/[^/]+/download")
 _LOCAL_NAMES = frozenset({"localhost", "localhost."})
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+))(?::\d+)?", re.ASCII)
 _ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
@@ -58,7 +61,7 @@ class Gate:
         path = _without_version(scope["path"])
         try:
             self._check_host(request.headers.get("host", ""))
-            if not path.startswith(DELIVERY):
+            if not path.startswith((DELIVERY, STREAMS)) and not _SIGNED.fullmatch(path):
                 self._check_token(request.headers.get("authorization", ""))
         except Problem as problem:
             await answer(problem)(scope, receive, send)
@@ -112,13 +115,9 @@ async def read_json(request: Request, schema: Mapping[str, Any]) -> dict[str, An
         Problem: 400 if it is no JSON that can be kept, 413 if it is too long, 422 if it does not
             fit.
     """
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MOST_JSON:
-            raise problems.too_large(f"Request bodies must be less than {MOST_JSON} bytes in size")
+    content = await read_body(request)
     try:
-        body = json_text.parse(bytes(content) or b"{}")
+        body = json_text.parse(content or b"{}")
     except ValueError as error:
         detail = f"The request body is not valid JSON: {error}."
         raise Problem(400, _printable(detail), "Bad Request") from None
@@ -126,6 +125,20 @@ async def read_json(request: Request, schema: Mapping[str, Any]) -> dict[str, An
     if errors:
         raise problems.from_schema_errors(errors)
     return dict(body)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, which is JSON or a text.
+
+    Raises:
+        Problem: 413 if it is too long.
+    """
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MOST_JSON:
+            raise problems.too_large(f"Request bodies must be less than {MOST_JSON} bytes in size")
+    return bytes(content)
 
 
 def page(

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from prefect_replicate.local.problems import Problem, not_found
-from prefect_replicate.local.routes import account, deployments, files, models, runs
+from prefect_replicate.local.routes import account, deployments, discovery, files, models, runs
 from prefect_replicate.local.service import Service
 from prefect_replicate.local.web import answer
 
@@ -22,6 +22,7 @@ def application(service: Service) -> Starlette:
             *models.ROUTES,
             *runs.ROUTES,
             *deployments.ROUTES,
+            *discovery.ROUTES,
             *files.ROUTES,
         ],
         exception_handlers={Problem: _refuse, HTTPException: _http, Exception: _fail},

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from prefect_replicate.local import problems, replies
+from prefect_replicate.local.deletion import unfinished_of, unused
 from prefect_replicate.local.records import Deployment, timestamp
 from prefect_replicate.local.service import Service
 from prefect_replicate.local.web import page, read_json
@@ -67,11 +68,35 @@ async def index(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """deployments.delete."""
+    """deployments.delete: offline and unused deployments."""
     service: Service = request.app.state.service
     deployment = find(request)
+    if deployment.min_instances:
+        raise problems.not_now(
+            f"{deployment.owner}/{deployment.name} is online: its min_instances is "
+            f"{deployment.min_instances}. Set that to 0 first."
+        )
+    if not unused(service.state, deployment, service.deployment_rest, datetime.now(UTC)):
+        raise problems.not_now(
+            f"{deployment.owner}/{deployment.name} is in use, or was changed or used less than "
+            f"{service.deployment_rest:g} seconds ago."
+        )
     service.state.deployments.delete(deployment.owner, deployment.name)
     return Response(status_code=204)
+
+
+def find_enabled(request: Request) -> Deployment:
+    """The deployment that the path names, to run it.
+
+    Raises:
+        Problem: 404; 422 if it is disabled.
+    """
+    deployment = find(request)
+    if deployment.max_instances == 0:
+        raise problems.not_now(
+            f"{deployment.owner}/{deployment.name} is disabled: its max_instances is 0."
+        )
+    return deployment
 
 
 def find(request: Request) -> Deployment:
@@ -100,6 +125,9 @@ def _release(service: Service, fields: dict[str, Any]) -> Response:
         raise problems.unknown_version()
     service.state.deployments.put(deployment)
     service.warm_up(deployment)
+    if deployment.max_instances == 0:
+        for run in unfinished_of(service.state, deployment):
+            service.runs.cancel(run)
     return JSONResponse(replies.deployment(deployment))
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import secrets
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +25,8 @@ from prefect_replicate.local.web import base_url, page
 
 MOST_BYTES = 100_000_000
 LIFETIME = timedelta(hours=24)
+# What a model wrote must not act as a page of this server.
+_GUARD = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 _FORM = 1 << 20  # bytes that a form may have around the file
 
 
@@ -78,9 +84,33 @@ async def deliver(request: Request) -> Response:
     path = service.files.find(request.path_params["path"])
     if path is None:
         raise problems.not_found()
-    # What a model wrote must not act as a page of this server.
-    guard = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-    return FileResponse(path, headers=guard)
+    return FileResponse(path, headers=_GUARD)
+
+
+async def download(request: Request) -> Response:
+    """files.download: the bytes of an upload, for whoever has a signature of its owner."""
+    service: Service = request.app.state.service
+    record = _find(request)
+    path = service.files.find(record.path)
+    if path is None or not _permitted(request, service.files_secret):
+        raise _missing()
+    media_type = "application/octet-stream"
+    return FileResponse(path, media_type=media_type, filename=record.name, headers=_GUARD)
+
+
+def _permitted(request: Request, secret: str) -> bool:
+    """Whether the signature is right and has not expired."""
+    query = request.query_params
+    owner, expiry = query.get("owner", ""), query.get("expiry", "")
+    signed = f"{owner} {request.path_params['id']} {expiry}".encode()
+    right = base64.b64encode(hmac.digest(secret.encode(), signed, hashlib.sha256))
+    given = query.get("signature", "").replace(" ", "+")  # an unquoted + comes as a space
+    if owner != replies.ACCOUNT["username"] or not hmac.compare_digest(given.encode(), right):
+        return False
+    try:
+        return int(expiry) >= time.time()
+    except ValueError:
+        return False
 
 
 async def _receive(request: Request, target: Path) -> None:
@@ -110,8 +140,12 @@ def _find(request: Request) -> StoredFile:
     service: Service = request.app.state.service
     record = service.file(request.path_params["id"])
     if record is None:
-        raise problems.not_found("File not found")
+        raise _missing()
     return record
+
+
+def _missing() -> problems.Problem:
+    return problems.not_found("File not found")
 
 
 ROUTES = [
@@ -119,5 +153,6 @@ ROUTES = [
     Route("/files", create, methods=["POST"]),
     Route("/files/{id}", get),
     Route("/files/{id}", delete, methods=["DELETE"]),
+    Route("/files/{id}/download", download),
     Route(f"{DELIVERY}{{path:path}}", deliver),
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from prefect_replicate.local import problems, replies
-from prefect_replicate.local.records import Model, timestamp
+from prefect_replicate.local import json_text, problems, replies
+from prefect_replicate.local.deletion import user_of
+from prefect_replicate.local.records import Model, Version, timestamp
+from prefect_replicate.local.search import rank
 from prefect_replicate.local.service import Service
-from prefect_replicate.local.web import base_url, page, read_json
+from prefect_replicate.local.web import base_url, page, read_body, read_json
 
 _NAME = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z"}
 _TEXT = {"type": "string"}
@@ -32,16 +35,19 @@ _MODEL = {
         "cover_image_url": _TEXT,
     },
 }
+_CHANGEABLE = ("description", "readme", "github_url", "paper_url", "weights_url", "license_url")
+_CHANGE = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": dict.fromkeys(_CHANGEABLE, _TEXT),
+}
 
 
 async def create(request: Request) -> Response:
     """models.create."""
     service: Service = request.app.state.service
     body = await read_json(request, _MODEL)
-    if body["owner"] != replies.ACCOUNT["username"]:
-        raise problems.Problem(
-            403, f"This token may not create models of {body['owner']!r}.", "Forbidden"
-        )
+    _check_owner(body["owner"])
     if service.state.models.get(body["owner"], body["name"]):
         raise problems.Problem(
             409, f"A model named {body['owner']}/{body['name']} already exists.", "Conflict"
@@ -53,8 +59,51 @@ async def create(request: Request) -> Response:
 
 async def get(request: Request) -> Response:
     """models.get."""
-    model = find(request)
-    return JSONResponse(_shown(request, model))
+    return JSONResponse(shown(request, find(request)))
+
+
+async def update(request: Request) -> Response:
+    """models.update."""
+    service: Service = request.app.state.service
+    model = _find_own(request)
+    model = replace(model, **await read_json(request, _CHANGE))
+    service.state.models.put(model)
+    return JSONResponse(shown(request, model))
+
+
+async def delete(request: Request) -> Response:
+    """models.delete: private models without versions."""
+    service: Service = request.app.state.service
+    model = _find_own(request)
+    _check_private(model)
+    if service.latest(model.owner, model.name):
+        raise problems.not_now(
+            f"{model.owner}/{model.name} still has versions. Delete those first."
+        )
+    service.state.models.delete(model.owner, model.name)
+    return Response(status_code=204)
+
+
+async def search(request: Request) -> Response:
+    """models.search, best first. Clients send the words as they are, or as a JSON string."""
+    service: Service = request.app.state.service
+    words = _words(await read_body(request))
+    found = rank(words, [model for _, model in service.state.models.newest()])
+    return page(request, [model for _, model in found], lambda model: shown(request, model))
+
+
+async def get_readme(request: Request) -> Response:
+    """models.readme.get."""
+    readme = find(request).readme
+    if not readme:
+        raise problems.not_found("README not found")
+    return PlainTextResponse(readme)
+
+
+async def list_examples(request: Request) -> Response:
+    """models.examples.list: none, since authors choose them on the website, which is not here."""
+    find(request)
+    return page(request, [], dict)
 
 
 async def index(request: Request) -> Response:
@@ -68,7 +117,7 @@ async def index(request: Request) -> Response:
         return latest.created_at if latest and by != "model_created_at" else model.created_at
 
     models.sort(key=age, reverse=downwards)
-    return page(request, models, lambda model: _shown(request, model))
+    return page(request, models, lambda model: shown(request, model))
 
 
 async def list_versions(request: Request) -> Response:
@@ -81,12 +130,19 @@ async def list_versions(request: Request) -> Response:
 
 async def get_version(request: Request) -> Response:
     """models.versions.get."""
+    return JSONResponse(replies.version(_find_version(request)))
+
+
+async def delete_version(request: Request) -> Response:
+    """models.versions.delete: of private models, and only what nothing else needs."""
     service: Service = request.app.state.service
-    model = find(request)
-    version = service.state.versions.get(model.owner, model.name, request.path_params["version"])
-    if version is None:
-        raise problems.not_found()
-    return JSONResponse(replies.version(version))
+    model = _find_own(request)
+    version = _find_version(request)
+    _check_private(model)
+    if user := user_of(service.state, version):
+        raise problems.not_now(f"The version cannot be deleted: {user}.")
+    await service.delete_version(version)
+    return Response(status_code=202)
 
 
 def find(request: Request) -> Model:
@@ -102,9 +158,49 @@ def find(request: Request) -> Model:
     return model
 
 
-def _shown(request: Request, model: Model) -> dict[str, Any]:
+def shown(request: Request, model: Model) -> dict[str, Any]:
+    """A model with its newest version, as the client sees it."""
     service: Service = request.app.state.service
     return replies.model(model, service.latest(model.owner, model.name), base_url(request))
+
+
+def _find_own(request: Request) -> Model:
+    _check_owner(request.path_params["owner"])
+    return find(request)
+
+
+def _find_version(request: Request) -> Version:
+    service: Service = request.app.state.service
+    model = find(request)
+    version = service.state.versions.get(model.owner, model.name, request.path_params["version"])
+    if version is None:
+        raise problems.not_found()
+    return version
+
+
+def _check_owner(owner: str) -> None:
+    account = replies.ACCOUNT["username"]
+    if owner != account:
+        raise problems.Problem(
+            403, f"This token is of {account!r} and may not touch models of {owner!r}.", "Forbidden"
+        )
+
+
+def _check_private(model: Model) -> None:
+    if model.visibility != "private":
+        raise problems.not_now(
+            f"{model.owner}/{model.name} is public, and only private models can be deleted, "
+            "or their versions."
+        )
+
+
+def _words(body: bytes) -> str:
+    text = body.decode(errors="replace")
+    try:
+        quoted = json_text.parse(body)
+    except ValueError:
+        return text
+    return quoted if isinstance(quoted, str) else text
 
 
 def _order(request: Request) -> tuple[str, bool]:
@@ -118,10 +214,17 @@ def _order(request: Request) -> tuple[str, bool]:
 
 
 _PATH = "/models/{owner}/{name}"
+_VERSION = f"{_PATH}/versions/{{version}}"
 ROUTES = [
     Route("/models", index),
     Route("/models", create, methods=["POST"]),
+    Route("/models", search, methods=["QUERY"]),
     Route(_PATH, get),
+    Route(_PATH, update, methods=["PATCH"]),
+    Route(_PATH, delete, methods=["DELETE"]),
+    Route(f"{_PATH}/readme", get_readme),
+    Route(f"{_PATH}/examples", list_examples),
     Route(f"{_PATH}/versions", list_versions),
-    Route(f"{_PATH}/versions/{{version}}", get_version),
+    Route(_VERSION, get_version),
+    Route(_VERSION, delete_version, methods=["DELETE"]),
 ]

@@ -1,4 +1,4 @@
-"""Predictions and trainings: create, look, list, cancel."""
+"""Predictions and trainings: create, look, list, cancel, follow."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from prefect_replicate.api.references import Name, Reference, parse_name, parse_reference
-from prefect_replicate.local import problems, replies
+from prefect_replicate.local import problems, replies, streams
 from prefect_replicate.local.lifetimes import read_cancel_after, read_prefer
 from prefect_replicate.local.records import Run, Version, timestamp
 from prefect_replicate.local.routes import deployments, models
 from prefect_replicate.local.service import Order, Service
 from prefect_replicate.local.web import base_url, read_json, run_page
+from prefect_replicate.local.webhooks import EVENTS, is_deliverable
 
-_EVENTS = {"type": "string", "enum": ["start", "output", "logs", "completed"]}
+_EVENTS = {"type": "string", "enum": list(EVENTS)}
 _ECHOED = {
     "webhook": {"type": "string"},
     "webhook_events_filter": {"type": "array", "items": _EVENTS},
@@ -63,7 +64,7 @@ async def predict_model(request: Request) -> Response:
 async def predict_deployment(request: Request) -> Response:
     """deployments.predictions.create: with the version of the current release."""
     service: Service = request.app.state.service
-    deployment = deployments.find(request)
+    deployment = deployments.find_enabled(request)
     owner, _, name = deployment.model.partition("/")
     version = service.state.versions.get(owner, name, deployment.version)
     if version is None:
@@ -136,6 +137,19 @@ async def cancel(request: Request) -> Response:
     return JSONResponse(_shown(request, service.runs.cancel(_find(request, kind))))
 
 
+async def follow(request: Request) -> Response:
+    """What `urls.stream` of a prediction leads to."""
+    service: Service = request.app.state.service
+    run = service.runs.get(request.path_params["id"])
+    if run is None or not run.streams:
+        return streams.nothing_here()
+    after = request.headers.get("last-event-id", "")
+    idle = service.stream_idle
+    watch = service.runs.watch(run)
+    events = streams.follow(run, watch, base_url(request), after, idle)
+    return streams.EventStream(events, idle)
+
+
 async def _start(
     request: Request, version: Version, body: dict[str, Any], **fields: Any
 ) -> Response:
@@ -144,6 +158,7 @@ async def _start(
     deadline = read_cancel_after(request.headers.get("cancel-after", ""))
     if body.get("stream") and not version.streams:
         raise problems.invalid_field("stream", "This model does not support streaming")
+    fields["streams"] = version.streams
     run = service.predict(_order(request, version, body, deadline, **fields))
     ended = wait is None or await service.runs.wait(run, wait)
     reply = replies.prediction(run, base_url(request), held=wait is not None)
@@ -160,6 +175,8 @@ def _order(
     deadline: float | None = None,
     **fields: Any,
 ) -> Order:
+    if "webhook" in body and not is_deliverable(body["webhook"]):
+        raise problems.invalid_field("webhook", "Must be an http or https URL", "format")
     echo: dict[str, Any] = {name: body[name] for name in _ECHOED if name in body}
     if body.get("stream"):
         echo["stream"] = True
@@ -211,8 +228,7 @@ def _find(request: Request, kind: str | None = None) -> Run:
 
 
 def _shown(request: Request, run: Run) -> dict[str, Any]:
-    show = replies.training if run.kind == "training" else replies.prediction
-    return show(run, base_url(request))
+    return replies.run(run, base_url(request))
 
 
 def _moment(request: Request, name: str) -> str | None:
@@ -232,6 +248,7 @@ ROUTES = [
     Route("/predictions", predict, methods=["POST"]),
     Route("/predictions/{id}", get_prediction),
     Route("/predictions/{id}/cancel", cancel, methods=["POST"]),
+    Route(f"{streams.STREAMS}{{id}}", follow),
     Route("/models/{owner}/{name}/predictions", predict_model, methods=["POST"]),
     Route("/deployments/{owner}/{name}/predictions", predict_deployment, methods=["POST"]),
     Route(_TRAIN, train, methods=["POST"]),
