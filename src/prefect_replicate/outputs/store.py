@@ -191,18 +191,26 @@ def reading(source: str) -> Iterator[BinaryIO]:
         BadInputError: It cannot be read.
     """
     with tempfile.TemporaryFile() as copy:
-        _copy(source, copy)
+        copy_from(source, copy)
         copy.seek(0)
         yield cast("BinaryIO", copy)
 
 
-def _copy(source: str, target: Any) -> None:
+def copy_from(source: str, target: Any) -> None:
+    """Write all that a path or URL holds into `target`, in pieces.
+
+    Raises:
+        BadInputError: It cannot be read, or `target` wants no more of it.
+        TransportError: A web server could not be reached.
+    """
     if source.startswith(("http://", "https://")):
         _fetch(source, target)
         return
     try:
         with fsspec.open(source, "rb") as file:
             shutil.copyfileobj(file, target, _PIECE)
+    except BadInputError:
+        raise
     except Exception as error:
         raise BadInputError(
             f"Cannot read {source!r}: {_words(error)}. Nothing was sent."
