@@ -8,9 +8,11 @@ import pytest
 
 from prefect_replicate.api.client import Access, Client, Downloads
 from prefect_replicate.api.retries import Policy
+from prefect_replicate.api.transports import Transport
 
 TOKEN = "r8_a_token_that_must_never_be_seen_again"
 CUT = b""
+EVENTS = "Content-Type: text/event-stream"
 FAST = Policy(attempts=3, base=0.001, cap=0.002, patience=1)
 
 
@@ -20,11 +22,19 @@ def answer(status: int, body: str = "{}", *headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
+def stream(body: str | bytes, *headers: str, status: int = 200) -> bytes:
+    """An answer of server-sent events, whose connection is closed behind it."""
+    kind = "" if any(line.startswith("Content-Type") for line in headers) else EVENTS
+    lines = [f"HTTP/1.1 {status} Said", kind, "Connection: close", *headers]
+    head = "\r\n".join(line for line in lines if line) + "\r\n\r\n"
+    return head.encode() + (body if isinstance(body, bytes) else body.encode())
+
+
 @dataclass
 class Script:
     """What to answer, in order and after a pause, and what was asked.
 
-    An empty answer cuts the connection.
+    An empty answer cuts the connection. `trickle` is what is sent at once of an answer, in bytes.
     """
 
     base_url: str = ""
@@ -34,6 +44,8 @@ class Script:
     pauses: list[float] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
+    connections: int = 0
+    trickle: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -42,6 +54,7 @@ class Script:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection, until the script says to cut it."""
+        self.connections += 1
         while head := await _head(reader):
             length = _content_length(head)
             self.requests.append(head + await reader.readexactly(length))
@@ -51,7 +64,11 @@ class Script:
             self.at_once -= 1
             if not (said := self.answers.pop(0)):
                 break
-            writer.write(said)
+            step = self.trickle or len(said)
+            for start in range(0, len(said), step):
+                writer.write(said[start : start + step])
+                await writer.drain()
+                await asyncio.sleep(0)
             if b"Connection: close" in said:
                 break
         writer.close()
@@ -81,10 +98,20 @@ async def script() -> AsyncIterator[Script]:
     server.close()
 
 
+@pytest.fixture(params=["httpx", "aiohttp"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Each of what can carry requests; what holds for one holds for the other."""
+    if request.param == "aiohttp":
+        pytest.importorskip("httpx_aiohttp", reason="the extra 'aiohttp' is not installed")
+    chosen: Transport = request.param
+    return chosen
+
+
 @pytest.fixture
-async def client(script: Script) -> AsyncIterator[Client]:
+async def client(script: Script, transport: Transport) -> AsyncIterator[Client]:
     """A client of the scripted server that does not wait long between attempts."""
-    async with Client(Access(script.base_url, TOKEN), policy=FAST) as client:
+    access = Access(script.base_url, TOKEN)
+    async with Client(access, policy=FAST, transport=transport) as client:
         yield client
 
 

@@ -27,6 +27,7 @@ from prefect_replicate.api.errors import (
     TransportError,
 )
 from prefect_replicate.api.references import Name
+from prefect_replicate.api.transports import Transport
 from tests.api.conftest import CUT, FAST, TOKEN, Script, answer
 
 ACCOUNT = '{"type": "user", "username": "me", "name": "Me"}'
@@ -126,9 +127,12 @@ async def test_a_refusal_as_a_html_page_does_not_spill_it(script: Script, client
     assert "<html>" not in str(caught.value)
 
 
-async def test_an_api_that_is_not_there_is_named(unused_tcp_port: int) -> None:
+async def test_an_api_that_is_not_there_is_named(
+    unused_tcp_port: int, transport: Transport
+) -> None:
     base_url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with Client(Access(base_url, TOKEN), policy=FAST) as client:
+    access = Access(base_url, TOKEN)
+    async with Client(access, policy=FAST, transport=transport) as client:
         with pytest.raises(TransportError, match=f"{base_url}/v1 gave no usable answer") as caught:
             await client.send(CREATE)
     assert "No job was made" in str(caught.value)
@@ -196,10 +200,10 @@ async def test_a_file_that_does_not_come_whole_is_not_taken_for_it(
 
 @pytest.mark.parametrize("token", ["r8_x\n", " r8_x "])
 async def test_a_token_read_from_a_file_may_end_with_a_line_break(
-    script: Script, token: str
+    script: Script, token: str, transport: Transport
 ) -> None:
     script.answers = [answer(200, ACCOUNT)]
-    async with Client(Access(script.base_url, token)) as client:
+    async with Client(Access(script.base_url, token), transport=transport) as client:
         await client.send(calls.account_get())
     assert b"authorization: bearer r8_x\r\n" in script.requests[0].lower()
 
@@ -258,10 +262,11 @@ async def test_a_create_that_waits_for_its_turn_is_not_sent_once_it_is_interrupt
     assert len(script.requests) == 1
 
 
-async def test_requests_in_flight_are_bounded(script: Script) -> None:
+async def test_requests_in_flight_are_bounded(script: Script, transport: Transport) -> None:
     script.pause = 0.05
     script.answers = [answer(200, ACCOUNT)] * 20
-    async with Client(Access(script.base_url, TOKEN), in_flight=3) as client:
+    access = Access(script.base_url, TOKEN)
+    async with Client(access, in_flight=3, transport=transport) as client:
         await asyncio.gather(*(client.send(calls.account_get()) for _ in range(20)))
     assert script.most_at_once == 3
 

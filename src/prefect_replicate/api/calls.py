@@ -49,6 +49,19 @@ class Upload:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A webhook to send about one job: where to, and about which events.
+
+    Attributes:
+        url: Where Replicate sends it.
+        events: Any of start, output, logs and completed.
+    """
+
+    url: str
+    events: tuple[str, ...] = ("completed",)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
     """One request to Replicate.
@@ -66,6 +79,7 @@ class Call(Generic[T]):
         upload: A file to send instead of a body.
         repeatable: The same request may arrive twice without harm.
         creates_job: It makes a prediction or training, which costs money.
+        hook: The webhook that the body asks for.
         within: Seconds in all until an answer must be there.
     """
 
@@ -81,6 +95,7 @@ class Call(Generic[T]):
     upload: Upload | None = None
     repeatable: bool = False
     creates_job: bool = False
+    hook: Hook | None = None
     within: float = ANSWER_WITHIN
 
 
@@ -111,8 +126,15 @@ def models_get(model: Name) -> Call[Model]:
     return _get("models.get", f"/models/{model}", Model.model_validate, f"reading model '{model}'")
 
 
-def models_create(model: Name, *, visibility: str, hardware: str) -> Call[Model]:
-    """A new, empty model; versions are added by a training or by `cog push`."""
+def models_create(model: Name, *, visibility: str, hardware: str, **about: str) -> Call[Model]:
+    """A new, empty model; versions are added by a training or by `cog push`.
+
+    Args:
+        model: Its owner is the token's account or one of its organizations.
+        visibility: "private" or "public".
+        hardware: SKU that it runs on.
+        about: Any of description, github_url, paper_url, license_url and cover_image_url.
+    """
     return Call(
         operation="models.create",
         method="POST",
@@ -124,6 +146,7 @@ def models_create(model: Name, *, visibility: str, hardware: str) -> Call[Model]
             "name": model.name,
             "visibility": visibility,
             "hardware": hardware,
+            **about,
         },
     )
 
@@ -211,7 +234,11 @@ def predictions_list(
 
 
 def predictions_create(
-    version: str, input: Mapping[str, Any], *, cancel_after: int | None = None
+    version: str,
+    input: Mapping[str, Any],
+    *,
+    cancel_after: int | None = None,
+    hook: Hook | None = None,
 ) -> Call[Prediction]:
     """Run a version: "owner/name:id" or a bare id.
 
@@ -223,12 +250,17 @@ def predictions_create(
         "/predictions",
         f"'{parse_reference(version).short}'",
         {"version": version, "input": input},
-        cancel_after,
+        cancel_after=cancel_after,
+        hook=hook,
     )
 
 
 def models_predictions_create(
-    model: Name, input: Mapping[str, Any], *, cancel_after: int | None = None
+    model: Name,
+    input: Mapping[str, Any],
+    *,
+    cancel_after: int | None = None,
+    hook: Hook | None = None,
 ) -> Call[Prediction]:
     """Run an official model, which needs no version. Community models answer 404 here."""
     return _create_prediction(
@@ -236,12 +268,17 @@ def models_predictions_create(
         f"/models/{model}/predictions",
         f"model '{model}'",
         {"input": input},
-        cancel_after,
+        cancel_after=cancel_after,
+        hook=hook,
     )
 
 
 def deployments_predictions_create(
-    deployment: Name, input: Mapping[str, Any], *, cancel_after: int | None = None
+    deployment: Name,
+    input: Mapping[str, Any],
+    *,
+    cancel_after: int | None = None,
+    hook: Hook | None = None,
 ) -> Call[Prediction]:
     """Run whatever version a deployment holds now."""
     return _create_prediction(
@@ -249,7 +286,8 @@ def deployments_predictions_create(
         f"/deployments/{deployment}/predictions",
         f"deployment '{deployment}'",
         {"input": input},
-        cancel_after,
+        cancel_after=cancel_after,
+        hook=hook,
     )
 
 
@@ -267,7 +305,12 @@ def predictions_cancel(id: str) -> Call[Prediction]:
 
 
 def trainings_create(
-    model: Name, version: str, *, destination: Name, input: Mapping[str, Any]
+    model: Name,
+    version: str,
+    *,
+    destination: Name,
+    input: Mapping[str, Any],
+    hook: Hook | None = None,
 ) -> Call[Training]:
     """Train a version; the result becomes a new version of `destination`, which must exist."""
     return Call(
@@ -276,7 +319,8 @@ def trainings_create(
         path=f"/models/{model}/versions/{version}/trainings",
         parse=Training.model_validate,
         doing=f"creating a training of '{model}:{version[:8]}' into '{destination}'",
-        body={"destination": str(destination), "input": input},
+        body={"destination": str(destination), "input": input, **_asked(hook)},
+        hook=hook,
         creates_job=True,
     )
 
@@ -468,7 +512,9 @@ def _create_prediction(
     path: str,
     what: str,
     body: Mapping[str, Any],
+    *,
     cancel_after: int | None,
+    hook: Hook | None,
 ) -> Call[Prediction]:
     return Call(
         operation=operation,
@@ -476,7 +522,12 @@ def _create_prediction(
         path=path,
         parse=Prediction.model_validate,
         doing=f"creating a prediction of {what}",
-        body=body,
+        body={**body, **_asked(hook)},
+        hook=hook,
         headers={} if cancel_after is None else {"Cancel-After": f"{cancel_after}s"},
         creates_job=True,
     )
+
+
+def _asked(hook: Hook | None) -> dict[str, Any]:
+    return {"webhook": hook.url, "webhook_events_filter": list(hook.events)} if hook else {}

@@ -29,12 +29,7 @@ from prefect_replicate.api.errors import (
     TransportError,
 )
 from prefect_replicate.api.failures import failure, read
-from prefect_replicate.api.limits import (
-    CREATES_A_MINUTE,
-    LIMITED_CREATES,
-    OTHERS_A_MINUTE,
-    Budget,
-)
+from prefect_replicate.api.limits import Budgets
 from prefect_replicate.api.resources import Page, Resource
 from prefect_replicate.api.retries import (
     Answer,
@@ -48,6 +43,7 @@ from prefect_replicate.api.retries import (
     judge,
     retry_after,
 )
+from prefect_replicate.api.transports import Transport, client_over
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Resource)
@@ -123,8 +119,15 @@ async def see_through(work: Coroutine[Any, Any, T]) -> T:
 class Client:
     """Replicate's API for one token. Belongs to the event loop that uses it first.
 
+    Args:
+        access: Which API, and whose money.
+        policy: How often and how long to try again.
+        in_flight: How many requests may be on their way at once.
+        transport: What carries them; "aiohttp" is an extra.
+        budgets: How often to ask; Replicate's own limits if None.
+
     Raises:
-        ConfigurationError: The base URL or the token cannot be one.
+        ConfigurationError: The base URL or the token cannot be one, or the transport is missing.
 
     Example:
         ```python
@@ -134,13 +137,20 @@ class Client:
     """
 
     def __init__(
-        self, access: Access, *, policy: Policy | None = None, in_flight: int = IN_FLIGHT
+        self,
+        access: Access,
+        *,
+        policy: Policy | None = None,
+        in_flight: int = IN_FLIGHT,
+        transport: Transport = "httpx",
+        budgets: Budgets | None = None,
     ) -> None:
         self.base_url = api_url(access.base_url)
         self._policy = policy or Policy()
-        self._creates, self._others = Budget(CREATES_A_MINUTE), Budget(OTHERS_A_MINUTE)
+        self._budgets = budgets or Budgets()
         self._free = asyncio.Semaphore(in_flight)
-        self._http = httpx.AsyncClient(
+        self._http = client_over(
+            transport,
             base_url=self.base_url,
             headers={
                 "Authorization": f"Bearer {_checked(access.token)}",
@@ -174,7 +184,7 @@ class Client:
             InterruptedCreate: The caller was cancelled while a create was on its way.
         """
         body = _encoded(call)
-        budget = self._creates if call.operation in LIMITED_CREATES else self._others
+        budget = self._budgets.of(call.operation)
         attempt = 0
         while True:
             attempt += 1
@@ -283,19 +293,24 @@ _NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.LocalProtocolError,
+    httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
 
 
 class Downloads:
-    """Fetches files, without any token: outputs lie on other hosts than the API."""
+    """Fetches files and streams, without any token: they come from other hosts than the API."""
 
     def __init__(self) -> None:
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True)
+        # Streams are open for minutes: they must not take up the connections of files.
+        unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._streams = httpx.AsyncClient(limits=unlimited, follow_redirects=True)
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._http.aclose()
+        await self._streams.aclose()
 
     @asynccontextmanager
     async def open(self, url: str) -> AsyncIterator[httpx.Response]:
@@ -321,6 +336,36 @@ class Downloads:
                 yield response
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise TransportError(f"File {url} could not be fetched: {_words(error)}.") from error
+
+    @asynccontextmanager
+    async def listen(
+        self, url: str, after: str | None, idle: float
+    ) -> AsyncIterator[httpx.Response]:
+        """Open a stream of events, whatever its status.
+
+        Args:
+            url: Where it is.
+            after: Id of the last event that is known already.
+            idle: Seconds without a byte after which it counts as lost.
+
+        Raises:
+            TransportError: No answer, or it was cut off.
+        """
+        headers = {
+            "Accept": "text/event-stream",
+            "Cache-Control": "no-store",
+            # Compression would hold events back.
+            "Accept-Encoding": "identity",
+        } | ({"Last-Event-ID": after} if after else {})
+        # Bytes, since an id may have any characters.
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        timeout = httpx.Timeout(idle, connect=5.0, pool=None)
+        opened = self._streams.stream("GET", url, headers=encoded, timeout=timeout)
+        try:
+            async with opened as response:
+                yield response
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise TransportError(_words(error)) from error
 
 
 def _checked(token: str) -> str:

@@ -67,3 +67,15 @@ class Budget:
             self._lowered_to = max(1.0, min(float(named[1]), self.per_minute))
             self._lowered_at = now
         self._due = max(self._due, now + (wait or 0.0))
+
+
+@dataclass(slots=True)
+class Budgets:
+    """The two limits of one account."""
+
+    creates: Budget = field(default_factory=lambda: Budget(CREATES_A_MINUTE))
+    others: Budget = field(default_factory=lambda: Budget(OTHERS_A_MINUTE))
+
+    def of(self, operation: str) -> Budget:
+        """The budget that this operation is counted in."""
+        return self.creates if operation in LIMITED_CREATES else self.others

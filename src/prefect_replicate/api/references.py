@@ -1,6 +1,6 @@
-"""How models, versions and deployments are named: "owner/name", "owner/name:version", a version id.
+"""How things are named: "owner/name", "owner/name:version", a version id, the id of a job or file.
 
-Pure: a string comes in, a value or a BadReferenceError goes out.
+Pure: a string comes in, a value or a BadInputError goes out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from prefect_replicate.api.errors import BadReferenceError
+from prefect_replicate.api.errors import BadInputError, BadReferenceError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _VERSION = r"[0-9a-f]{64}"
@@ -75,6 +75,17 @@ def parse_reference(text: str) -> Reference:
         f"{text!r} names no model. Write 'owner/name', 'owner/name:version' or a version id; "
         f"a version id has 64 hexadecimal digits. Nothing was sent."
     )
+
+
+def parse_id(text: str) -> str:
+    """Read the id of a job or a file.
+
+    Raises:
+        BadInputError: It cannot be an id, so it must not become part of a URL.
+    """
+    if not (text.isascii() and text.isalnum()):
+        raise BadInputError(f"{text!r} is not an id: ids are letters and digits. Nothing was sent.")
+    return text
 
 
 def parse_version(text: str, why: str) -> tuple[Name, str]:

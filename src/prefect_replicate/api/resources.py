@@ -78,7 +78,8 @@ class Job(Resource):
     """A prediction or training: work that is paid for once.
 
     `status` is one of `Status`, or a string that Replicate has added since. `metrics` has seconds
-    under `predict_time` and `total_time`, and whatever numbers the model itself recorded.
+    under `predict_time` and `total_time`, and whatever numbers the model itself recorded. `webhook`
+    is the URL that Replicate tells of it, where it was created with one.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Job(Resource):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     data_removed: bool = False
+    webhook: str | None = None
     urls: JobURLs = Field(default_factory=JobURLs)
 
     @property
@@ -215,13 +217,16 @@ class File(Resource):
 
 
 class Collection(Resource):
-    """A curated group of models; `models` is there when it is read by itself."""
+    """A curated group of models.
+
+    `models` is there when it is read by itself; in what a search finds it has names only.
+    """
 
     slug: str
     name: str = ""
     description: str = ""
     full_description: str | None = None
-    models: list[Model] = Field(default_factory=list)
+    models: list[Model | str] = Field(default_factory=list)
 
 
 class FoundModel(Resource):

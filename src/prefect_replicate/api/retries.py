@@ -16,6 +16,13 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from prefect_replicate.api.errors import (
+    CreateUnknownError,
+    ModelError,
+    RateLimitError,
+    TransportError,
+)
+
 
 class Verdict(StrEnum):
     """What a failure means for sending the same again."""
@@ -179,3 +186,16 @@ def judge_failure(error: str | None) -> Verdict:
         return Verdict.RETRYABLE
     codes = {first or second for first, second in _CODE.findall(error or "")}
     return Verdict.RETRYABLE if codes & _RETRYABLE_CODES else Verdict.PERMANENT
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the same call may well succeed later, and trying it cannot pay twice.
+
+    A create whose answer was lost is not: its job may be running.
+    """
+    if isinstance(error, ModelError):
+        failed = error.job
+        return failed is not None and judge_failure(failed.error) is Verdict.RETRYABLE
+    if isinstance(error, CreateUnknownError):
+        return False
+    return isinstance(error, TransportError | RateLimitError)
