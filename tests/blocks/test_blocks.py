@@ -1,11 +1,15 @@
 """The blocks: Prefect's standards, saving and loading, whose token it is, no secrets shown."""
 
+import base64
 import pickle
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from pydantic import ValidationError
 
 from prefect_replicate import (
     AuthenticationError,
@@ -18,11 +22,15 @@ from prefect_replicate import (
     run_model,
 )
 from prefect_replicate.api import calls
+from prefect_replicate.blocks.webhook import ReplicateWebhook, default_webhook
+from prefect_replicate.webhooks.mailbox import Address, address_of, new_mail_key
 
 SECRET = "r8_a_token_that_must_never_be_seen_again"
+SIGNING = "whsec_" + base64.b64encode(SECRET.encode()).decode()
+URL = "https://hooks.example.com/replicate"
 
 
-@pytest.mark.parametrize("block", [ReplicateCredentials, OutputStorage])
+@pytest.mark.parametrize("block", [ReplicateCredentials, OutputStorage, ReplicateWebhook])
 class TestBlockStandards(BlockStandardTestSuite):
     @pytest.fixture
     def block(self, request: pytest.FixtureRequest) -> type[Block]:
@@ -129,3 +137,101 @@ def test_storage_is_checked_before_it_is_needed(tmp_path: Path) -> None:
 
 async def test_storage_is_checked_for_async_callers_too(tmp_path: Path) -> None:
     await OutputStorage(url=str(tmp_path)).averify()
+
+
+def test_a_webhook_block_makes_urls_that_lead_to_one_mailbox() -> None:
+    here = Address(uuid4(), new_mail_key())
+    for public_url in (URL, f"{URL}/"):
+        url = ReplicateWebhook(public_url=public_url).url(here.flow_run_id, here.key)
+        assert url == f"{URL}/{here.flow_run_id}/{here.key}"
+        assert address_of(url) == here
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"public_url": "hooks.example.com"},
+        {"public_url": "ftp://example.com"},
+        {"public_url": "https://"},
+        {"public_url": "https://user:pass@example.com"},
+        {"public_url": "https://example.com/?a=b"},
+        {"public_url": "https://example.com/#a"},
+        {"public_url": "https://exam ple.com"},
+        {"events": []},
+        {"events": ["start", "logs"]},
+        {"events": ["completed", "finished"]},
+        {"tolerance": 0},
+        {"tolerance": 301},
+    ],
+)
+def test_a_webhook_block_that_could_not_work_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ReplicateWebhook.model_validate({"public_url": URL} | wrong)
+
+
+def test_a_webhook_block_survives_saving_loading_and_pickling_and_shows_no_secret(
+    prefect_server: None,
+) -> None:
+    block = ReplicateWebhook(
+        public_url=URL,
+        events=["start", "completed"],
+        signing_secret=SIGNING,
+        credentials=ReplicateCredentials(api_token=SECRET),
+        tolerance=60,
+    )
+    assert pickle.loads(pickle.dumps(block)) == block
+    shown = repr(block) + str(block) + block.model_dump_json()
+    assert SECRET not in shown
+    assert SIGNING not in shown
+    block.save("mine", overwrite=True)
+    loaded = ReplicateWebhook.load("mine")
+    assert isinstance(loaded, ReplicateWebhook)
+    assert (loaded.public_url, loaded.events, loaded.tolerance) == (URL, block.events, 60)
+    assert loaded.secret() == SIGNING
+    assert loaded.credentials
+    assert loaded.credentials.api_token.get_secret_value() == SECRET
+
+
+async def test_a_signing_secret_that_is_not_given_is_fetched(
+    credentials: ReplicateCredentials,
+) -> None:
+    async with credentials.get_client() as client:
+        expected = (await client.send(calls.webhooks_default_secret_get())).key.get_secret_value()
+    # A form in the UI that is left empty is saved as an empty text.
+    for given in (None, "", " "):
+        block = ReplicateWebhook(public_url=URL, signing_secret=given, credentials=credentials)
+        assert await block.asecret() == block.secret() == expected
+    assert await ReplicateWebhook(public_url=URL, signing_secret=SIGNING).asecret() == SIGNING
+
+
+async def test_the_default_webhook_is_the_named_block_else_the_url_in_the_settings(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = "PREFECT_INTEGRATIONS_REPLICATE_WEBHOOK_"
+    with pytest.raises(ConfigurationError, match=f"{setting}URL"):
+        await default_webhook()
+    monkeypatch.setenv(f"{setting}URL", URL)
+    monkeypatch.setenv(f"{setting}SECRET", SIGNING)
+    by_url = await default_webhook()
+    assert (by_url.public_url, await by_url.asecret()) == (URL, SIGNING)
+    assert (await default_webhook(public_url="https://b.example")).public_url == "https://b.example"
+
+    saved = ReplicateWebhook(public_url="https://c.example", signing_secret="whsec_abc")
+    await saved.asave("chosen", overwrite=True)
+    monkeypatch.setenv(f"{setting}BLOCK", "chosen")
+    by_block = await default_webhook()
+    assert (by_block.public_url, await by_block.asecret()) == ("https://c.example", "whsec_abc")
+    moved = await default_webhook(public_url="https://d.example/")
+    assert (moved.public_url, await moved.asecret()) == ("https://d.example", "whsec_abc")
+    with pytest.raises(ConfigurationError, match="no ReplicateWebhook block named 'absent'"):
+        await default_webhook(block="absent")
+
+
+async def test_a_webhook_block_that_cannot_be_loaded_is_an_error_that_says_so(
+    unused_tcp_port: int,
+) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{unused_tcp_port}/api"}),
+        pytest.raises(ConfigurationError, match="'mine' cannot be loaded"),
+    ):
+        await default_webhook(block="mine")
