@@ -5,6 +5,8 @@ REPLICATE_API_TOKEN and REPLICATE_BASE_URL are read as well, since every other c
 
 from __future__ import annotations
 
+from typing import Literal
+
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import AliasChoices, AliasPath, Field, SecretStr
 
@@ -35,6 +37,22 @@ class ReplicateSettings(PrefectBaseSettings):
         validation_alias=_also("base_url"),
         description="URL of the API, with or without /v1.",
     )
+    transport: Literal["httpx", "aiohttp"] = Field(
+        default="httpx",
+        description="What carries requests; 'aiohttp' needs the extra of that name.",
+    )
+    webhook_block: str | None = Field(
+        default=None,
+        description="Name of the ReplicateWebhook block that `wait='webhook'` uses.",
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        description="URL under which Replicate reaches the receiver, where no block is named.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="What webhooks are signed with; the receiver fetches it if it is not set.",
+    )
     deadline: float = Field(
         default=24 * 3600.0,
         gt=0,
@@ -45,6 +63,11 @@ class ReplicateSettings(PrefectBaseSettings):
     )
     poll_last: float = Field(
         default=5.0, gt=0, description="Seconds between polls of a job that has run for long."
+    )
+    webhook_poll: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds between polls of a job that a webhook tells of, should it be lost.",
     )
     look_every: float = Field(
         default=5.0,

@@ -14,7 +14,7 @@ from prefect_replicate.api.references import Name
 
 ID = "a" * 64
 MODEL, DEPLOYMENT = Name("own", "model"), Name("own", "prod")
-JOB = {"input": {"x": 1}}
+HOOK = calls.Hook("https://example.com/hook", ("start", "completed"))
 UPLOAD = calls.Upload(io.BytesIO(b"x"), "x.txt")
 SIGNED: dict[str, Any] = {"owner": "own", "expiry": 1, "signature": "s"}
 SIZES: dict[str, Any] = {"hardware": "cpu", "min_instances": 0, "max_instances": 1}
@@ -47,11 +47,13 @@ CALLS: dict[str, Callable[[], Call[Any]]] = {
     "models.versions.list": lambda: calls.models_versions_list(MODEL),
     "models.versions.get": lambda: calls.models_versions_get(MODEL, ID),
     "models.versions.delete": lambda: calls.models_versions_delete(MODEL, ID),
-    "trainings.create": lambda: calls.trainings_create(MODEL, ID, destination=MODEL, input={}),
+    "trainings.create": lambda: calls.trainings_create(
+        MODEL, ID, destination=MODEL, input={}, hook=HOOK
+    ),
     "trainings.list": calls.trainings_list,
     "trainings.get": lambda: calls.trainings_get("t"),
     "trainings.cancel": lambda: calls.trainings_cancel("t"),
-    "predictions.create": lambda: calls.predictions_create(ID, {}, cancel_after=60),
+    "predictions.create": lambda: calls.predictions_create(ID, {}, cancel_after=60, hook=HOOK),
     "predictions.list": lambda: calls.predictions_list(source="web"),
     "predictions.get": lambda: calls.predictions_get("p"),
     "predictions.cancel": lambda: calls.predictions_cancel("p"),

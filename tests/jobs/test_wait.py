@@ -12,10 +12,10 @@ from prefect_replicate.api.errors import (
     DeadlineExceeded,
 )
 from prefect_replicate.api.resources import JobURLs, Prediction
-from prefect_replicate.jobs.watch import Patience, patience, wait
-from tests.api.conftest import CUT, Script, answer, client, script
+from prefect_replicate.jobs.watch import Patience, end_of, patience
+from tests.api.conftest import CUT, Script, answer, client, script, transport
 
-__all__ = ["client", "script"]  # Fixtures.
+__all__ = ["client", "script", "transport"]  # Fixtures.
 
 STARTED = Prediction(id="abc", status="starting", model="o/n", urls=JobURLs(web="https://web/abc"))
 DONE = answer(200, '{"id": "abc", "status": "succeeded", "output": "hi"}')
@@ -27,13 +27,13 @@ def _patience(deadline: float = 30.0) -> Patience:
 
 async def test_polls_may_fail_any_number_of_times(script: Script, client: Client) -> None:
     script.answers = [CUT, answer(500), answer(502, "<html>"), answer(429)] * 6 + [DONE]
-    assert (await wait(client, STARTED, _patience())).output == "hi"
+    assert (await end_of(client, STARTED, _patience())).output == "hi"
     assert len(script.requests) == 25
 
 
 async def test_an_unknown_status_is_waited_out(script: Script, client: Client) -> None:
     script.answers = [answer(200, '{"id": "abc", "status": "hibernating"}'), DONE]
-    assert (await wait(client, STARTED, _patience())).status == "succeeded"
+    assert (await end_of(client, STARTED, _patience())).status == "succeeded"
 
 
 async def test_a_job_that_cannot_be_read_any_more_may_still_cost_money(
@@ -41,7 +41,7 @@ async def test_a_job_that_cannot_be_read_any_more_may_still_cost_money(
 ) -> None:
     script.answers = [answer(401)]
     with pytest.raises(AuthenticationError, match=r"may still be running.*https://web/abc"):
-        await wait(client, STARTED, _patience())
+        await end_of(client, STARTED, _patience())
 
 
 async def test_a_job_that_ends_while_it_is_given_up_is_not_thrown_away(
@@ -50,14 +50,14 @@ async def test_a_job_that_ends_while_it_is_given_up_is_not_thrown_away(
     # The poll says that it runs, and the cancel finds that it has ended.
     script.answers = [answer(200, '{"id": "abc", "status": "processing"}'), DONE]
     waiting = Patience(deadline=0.05, poll_first=0.05, poll_last=0.05, look_every=5)
-    assert (await wait(client, STARTED, waiting)).output == "hi"
+    assert (await end_of(client, STARTED, waiting)).output == "hi"
     assert [line.split()[0] for line in script.lines] == ["GET", "POST"]
 
 
 async def test_a_cancel_that_fails_is_not_called_one(script: Script, client: Client) -> None:
     script.answers = [CUT] * 50
     with pytest.raises(DeadlineExceeded, match=r"could not be canceled and may run on"):
-        await wait(client, STARTED, _patience(deadline=0.01))
+        await end_of(client, STARTED, _patience(deadline=0.01))
 
 
 async def test_a_poll_that_hangs_does_not_outlive_the_deadline(
@@ -68,7 +68,7 @@ async def test_a_poll_that_hangs_does_not_outlive_the_deadline(
     script.pauses = [20.0, 0.0]
     begun = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="was canceled"):
-        await wait(client, STARTED, _patience(deadline=0.5))
+        await end_of(client, STARTED, _patience(deadline=0.5))
     assert time.monotonic() - begun < 15  # Far from the 20 s of the poll.
 
 

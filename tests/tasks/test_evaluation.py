@@ -148,7 +148,7 @@ def test_a_passing_trouble_costs_one_example_and_not_all_of_them(
     replicate: LocalReplicate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("prefect_replicate.tasks.evaluation.RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr("prefect_replicate.jobs.batch.RETRY_DELAYS", (0.0, 0.0))
     before = len(jobs(replicate))
     examples = [
         Example(input={"text": "good"}),

@@ -12,18 +12,23 @@ import asyncio
 import concurrent.futures
 import contextvars
 import os
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.logging.loggers import get_logger
 from prefect.settings import get_current_settings
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from prefect_replicate.api.client import Access, Client, Downloads
+from prefect_replicate.api.errors import ConfigurationError
+from prefect_replicate.api.transports import Transport
+from prefect_replicate.settings import ReplicateSettings
 
 T = TypeVar("T")
 logger = get_logger("prefect_replicate")
@@ -119,10 +124,41 @@ class Engine:
             raise
         return waiter.result()
 
+    def iterate(self, make: Callable[[], AsyncGenerator[T, None]]) -> Generator[T, None, None]:
+        """The sync door to an async generator: each piece as it comes, as `run` gives a result.
+
+        A caller that stops early, or is interrupted, waits until the generator has cleaned up.
+        """
+        pieces = make()
+        while (piece := self.run(partial(_next, pieces))) is not _END:
+            try:
+                yield piece
+            except BaseException:
+                self._close(pieces)
+                raise
+
+    async def aiterate(
+        self, make: Callable[[], AsyncGenerator[T, None]]
+    ) -> AsyncGenerator[T, None]:
+        """The async door: the same, without blocking the caller's loop."""
+        pieces = make()
+        while (piece := await self.arun(partial(_next, pieces))) is not _END:
+            try:
+                yield piece
+            except BaseException:
+                await self.arun(partial(_closed, pieces))
+                raise
+
     def client(self, access: Access) -> Client:
-        """The client for one token; to be called on the loop."""
+        """The client for one token; to be called on the loop.
+
+        Its transport is what the setting says when the token is first used.
+
+        Raises:
+            ConfigurationError: The base URL, the token or the transport cannot be one.
+        """
         if access not in self._clients:
-            self._clients[access] = Client(access)
+            self._clients[access] = Client(access, transport=_transport())
         return self._clients[access]
 
     def downloads(self) -> Downloads:
@@ -139,9 +175,38 @@ class Engine:
                 self._prefect[meant] = await get_client().__aenter__()
         return self._prefect[meant]
 
+    def _close(self, pieces: AsyncGenerator[Any, None]) -> None:
+        if sys.is_finalizing():
+            return  # The loop's thread has stopped, and waiting for it would never end.
+        if threading.current_thread() is self._thread:
+            # Garbage is collected in any thread, and the loop's own must not wait for itself.
+            self._begin(_Submitted(self._loop), partial(_closed, pieces))
+            return
+        self.run(partial(_closed, pieces))
+
     def _begin(self, submitted: _Submitted, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         context = contextvars.copy_context()
         self._loop.call_soon_threadsafe(submitted.begin, make, context)
+
+
+def _transport() -> Transport:
+    try:
+        return ReplicateSettings().transport
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The settings of prefect-replicate cannot be read: {error}. Nothing was sent."
+        ) from None
+
+
+_END: Any = object()
+
+
+async def _next(pieces: AsyncGenerator[T, None]) -> T:
+    return await anext(pieces, _END)
+
+
+async def _closed(pieces: AsyncGenerator[Any, None]) -> None:
+    await pieces.aclose()
 
 
 def _revealed(secret: SecretStr | str | None) -> str | None:
@@ -159,6 +224,7 @@ def _told(submitted: _Submitted) -> None:
 
 _current: Engine | None = None
 _starting = threading.Lock()
+_of_parents: list[Engine | None] = []
 
 
 def engine() -> Engine:
@@ -173,6 +239,9 @@ def engine() -> Engine:
 def _forget() -> None:
     """A forked child has the engine's memory but not its thread."""
     global _current, _starting
+    # Kept for good: aiohttp's connections close themselves when they are forgotten, and in a child
+    # that takes them off the parent's selector, which both share.
+    _of_parents.append(_current)
     _current, _starting = None, threading.Lock()
 
 

@@ -1,4 +1,7 @@
-"""Wait for a job to end: adaptive polls, a deadline, and a cancel when nobody wants it any more.
+"""Wait for a job to end: by polls or by mail, until a deadline; and cancel what nobody wants.
+
+Mail is what a webhook left in the flow run's mailbox. It only says when to look: the job itself is
+the truth, and it is polled now and then all the same, since a webhook may be lost.
 
 A failed poll says nothing about the job. Any number of them in a row is tolerated, and only the
 deadline ends the wait: giving up earlier would leave a paid job running unseen.
@@ -12,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 
@@ -33,10 +36,14 @@ from prefect_replicate.api.errors import (
     TransportError,
 )
 from prefect_replicate.api.resources import Job, Status, Training
+from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
+from prefect_replicate.jobs.latest import forget
 from prefect_replicate.settings import ReplicateSettings
+from prefect_replicate.webhooks.mailbox import Address, address_of, read
 
 J = TypeVar("J", bound=Job)
+T = TypeVar("T")
 
 # An interrupted process has little time; Prefect kills it 30 s after asking it to end.
 CANCEL_WITHIN = 10.0
@@ -108,21 +115,31 @@ def outcome(job: J) -> J:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for a job and how often to look, in seconds. Read before a job is made."""
+    """How long to wait for a job and how often to look, in seconds. Read before a job is made.
+
+    Attributes:
+        poll_told: Between polls of a job that a webhook tells of; None to wait by polls alone.
+    """
 
     deadline: float
     poll_first: float
     poll_last: float
     look_every: float
+    poll_told: float | None = None
 
 
-def patience(deadline: float | None) -> Patience:
+Wait: TypeAlias = Literal["poll", "webhook"]
+
+
+def patience(deadline: float | None, wait: Wait = "poll") -> Patience:
     """What the settings say, with the caller's deadline if there is one.
 
     Raises:
-        BadInputError: The deadline is not a number of seconds above 0.
+        BadInputError: The deadline is not a number of seconds above 0, or the way to wait is none.
         ConfigurationError: A setting has no sense.
     """
+    if wait not in get_args(Wait):
+        raise BadInputError(f"`wait` is 'poll' or 'webhook', not {wait!r}. Nothing was sent.")
     try:
         settings = ReplicateSettings()
     except ValidationError as error:
@@ -132,23 +149,57 @@ def patience(deadline: float | None) -> Patience:
     seconds = settings.deadline if deadline is None else deadline
     if not 0 < seconds < math.inf:
         raise BadInputError(f"A deadline is seconds above 0, not {seconds}. Nothing was sent.")
-    return Patience(seconds, settings.poll_first, settings.poll_last, settings.look_every)
+    return Patience(
+        seconds,
+        settings.poll_first,
+        settings.poll_last,
+        settings.look_every,
+        settings.webhook_poll if wait == "webhook" else None,
+    )
 
 
-async def wait(client: Client, job: J, patience: Patience) -> J:
+async def rejoin(client: Client, job: J, patience: Patience) -> J:
+    """Wait for a job that exists already, and give it back if it succeeded.
+
+    Args:
+        client: Who may read it.
+        job: Of it only the kind, the id and the webhook count; the rest is read anew.
+        patience: How long to wait, from now.
+
+    Raises:
+        NotFoundError: There is none of that id.
+        ReplicateError: As `end_of` and `outcome`.
+    """
+    seen: J = await client.send(_get(job))
+    if seen.webhook is None and job.webhook:
+        seen = seen.model_copy(update={"webhook": job.webhook})
+    return outcome(await end_of(client, seen, patience))
+
+
+async def end_of(client: Client, job: J, patience: Patience, *, label: str = "") -> J:
     """Wait until a job has ended, and give it back as it ended, whatever that was.
+
+    Args:
+        client: Who may read it.
+        job: As it was created or last seen.
+        patience: How long to wait, and how.
+        label: Stands before each line of its log, where several jobs log to one run.
 
     Raises:
         DeadlineExceeded: The deadline passed; the job was canceled.
         JobCanceled: Its flow run is being canceled, so the job was too.
         ReplicateError: The job cannot be read; the message says that it goes on.
     """
-    watch = _Watch(client, job, patience)
+    watch = Watch(client, job, patience, label=label)
     try:
-        return cast("J", await watch.run())
+        while not watch.job.done:
+            await watch.turn()
     except asyncio.CancelledError:
         await see_through(abandon(client, watch.job))
         raise
+    if isinstance(watch.job, Training) and watch.job.trained_version:
+        forget(client, watch.job.trained_version.partition(":")[0])
+    return cast("J", watch.job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,32 +232,80 @@ _PAID = frozenset({Status.SUCCEEDED, Status.FAILED})
 
 
 @dataclass(slots=True)
-class _Watch:
-    """One wait: the job as last seen, and the clocks it goes by."""
+class Watch:
+    """One wait: the job as last seen, and the clocks it goes by.
+
+    Attributes:
+        job: As last seen.
+        since: When polling began, on the monotonic clock; polls get rarer from there.
+        label: Stands before each line of its log.
+        mailbox: Where a webhook tells of the job's end, if we wait for one.
+    """
 
     client: Client
     job: Job
     patience: Patience
+    label: str = ""
+    since: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.monotonic)
     looked: float = field(default_factory=time.monotonic)
+    seen: float = field(default_factory=time.monotonic)
+    mailbox: Address | None = None
     logged: int = 0
     strange: set[str] = field(default_factory=set)
 
-    async def run(self) -> Job:
+    def __post_init__(self) -> None:
         self._report()
-        while not self.job.done:
-            left = self.started + self.patience.deadline - time.monotonic()
-            if left <= 0:
-                return await self._exceeded()
-            age = self.patience.deadline - left
-            delay = poll_delay(age, self.patience.poll_first, self.patience.poll_last)
-            await asyncio.sleep(min(delay, left))
-            # A poll that hangs must not outlive the deadline by much.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(1.0, left - delay)):
-                    await self._poll()
-            await self._look()
-        return self.job
+        if self.patience.poll_told is None or self.job.done:
+            return
+        self.mailbox = address_of(self.job.webhook or "")
+        if self.mailbox is None:
+            run_logger().warning(
+                "Job %s was not created with a webhook of ours; polling it instead", self.job.id
+            )
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.started + self.patience.deadline - time.monotonic()
+
+    async def turn(self) -> None:
+        """Let some time pass, then see what has become of the job.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed; the job was canceled.
+            JobCanceled: Its flow run is being canceled, so the job was too.
+            ReplicateError: The job cannot be read; the message says that it goes on.
+        """
+        age = time.monotonic() - self.since
+        delay = poll_delay(age, self.patience.poll_first, self.patience.poll_last)
+        await asyncio.sleep(max(0.0, min(delay, self.left)))
+        if self.mailbox is None or self._due() or await self._has_mail(self.mailbox):
+            await self.see()
+        await self.heed()
+
+    async def see(self) -> None:
+        """Read the job once; a failure that may pass is tolerated."""
+        self.seen = time.monotonic()
+        # A poll that hangs must not outlive the deadline by much.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(1.0, self.left)):
+                await self._poll()
+
+    async def heed(self) -> None:
+        """Heed the deadline, and now and then whether the flow run still wants the job."""
+        await self._look()
+        if not self.job.done and self.left <= 0:
+            self.job = await self._exceeded()
+
+    def _due(self) -> bool:
+        """Whether to poll all the same, since a webhook may be lost."""
+        return time.monotonic() - self.seen >= (self.patience.poll_told or 0.0)
+
+    async def _has_mail(self, mailbox: Address) -> bool:
+        prefect = await engine().prefect_client()
+        mail = await _answered(read(prefect, mailbox, self.job.id), "the mailbox")
+        return mail is not None
 
     async def _poll(self) -> None:
         try:
@@ -223,7 +322,7 @@ class _Watch:
     def _report(self) -> None:
         lines, self.logged = fresh_lines(self.job.logs, self.logged, final=self.job.done)
         for line in lines:
-            run_logger().info(line)
+            run_logger().info("%s%s", self.label, line)
         status = self.job.status
         if status not in set(Status) | self.strange:
             self.strange.add(status)
@@ -237,7 +336,7 @@ class _Watch:
         if self.job.done or run is None or now - self.looked < self.patience.look_every:
             return
         self.looked = now
-        if await _known_to_be(being_canceled(run)):
+        if await _answered(being_canceled(run), "the flow run's state"):
             left = await abandon(self.client, self.job)
             raise JobCanceled(f"The flow run is being canceled. {left.fate}.", left.job)
 
@@ -253,14 +352,14 @@ class _Watch:
         )
 
 
-async def _known_to_be(look: Awaitable[bool]) -> bool:
+async def _answered(look: Awaitable[T], what: str) -> T | None:
     """A Prefect server that does not answer says nothing about the job: keep waiting."""
     try:
         async with asyncio.timeout(LOOK_WITHIN):
             return await look
     except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the job matters more
-        run_logger().warning("Could not read the flow run's state: %s", error)
-        return False
+        run_logger().warning("Could not read %s: %s", what, error)
+        return None
 
 
 def _get(job: Job) -> Call[Any]:

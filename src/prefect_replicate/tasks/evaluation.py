@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_replicate.api.calls import Call
 from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import BadInputError, EvaluationError, ReplicateError
 from prefect_replicate.api.resources import Prediction
+from prefect_replicate.api.retries import transient
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.submit import create
-from prefect_replicate.jobs.watch import Patience, outcome, patience, wait
+from prefect_replicate.jobs import batch
+from prefect_replicate.jobs.batch import predict, together
+from prefect_replicate.jobs.targets import Target, resolve
+from prefect_replicate.jobs.watch import Patience, patience
 from prefect_replicate.outputs.store import reading
-from prefect_replicate.tasks.predictions import resolve, short
-from prefect_replicate.tasks.twins import transient, twins
-
-T = TypeVar("T")
-
-# Seconds before an example is tried again, each time longer.
-RETRY_DELAYS = (1.0, 5.0, 15.0)
+from prefect_replicate.tasks.predictions import short
+from prefect_replicate.tasks.twins import twins
 
 
 class Example(BaseModel):
@@ -194,7 +190,7 @@ async def _evaluate_model(
     Args:
         ref: As in `run_model`.
         examples: Path or URL of a file with one `{"input": {...}, "expected": "..."}` a line, or
-            such objects themselves.
+            such objects themselves, whose inputs may hold files as in `run_model`.
         scorer: "exact_match", "contains", "similarity", "lowest:METRIC" or "highest:METRIC".
         credentials: Who pays; the default credentials if None.
         at_once: Predictions that run at the same time, 1 or more.
@@ -219,10 +215,10 @@ async def _evaluate_model(
 
     async def score(example: Example) -> Score:
         async with free:
-            prediction = await _predict(client, target.call(example.input, waiting), waiting)
+            prediction = await _predicted(client, target, example, waiting)
         return Score(prediction_id=prediction.id, value=rating.rate(prediction, example))
 
-    scores = await _all(score(example) for example in chosen)
+    scores = await together(score(example) for example in chosen)
     mean = fmean(score.value for score in scores)
     if not math.isfinite(mean):
         raise BadInputError(f"The mean of {scorer!r} over '{ref}' is {mean}, which ranks nothing.")
@@ -235,28 +231,19 @@ async def _evaluate_model(
     )
 
 
-async def _predict(client: Client, call: Call[Prediction], waiting: Patience) -> Prediction:
-    """One prediction, tried again by itself: a retry of the task would pay for all others again.
-
-    Raises:
-        EvaluationError: It did not work out, though it may later.
-        ReplicateError: It will never work out.
-    """
-    delays = iter(RETRY_DELAYS)
-    while True:
-        try:
-            return outcome(await wait(client, await create(client, call), waiting))
-        except ReplicateError as error:
-            if not transient(error):
-                raise
-            delay = next(delays, None)
-            if delay is None:
-                raise EvaluationError(
-                    f"{error} It was tried {len(RETRY_DELAYS) + 1} times. Examples scored before "
-                    f"have been paid for, and are paid for again if you repeat the evaluation."
-                ) from error
-            run_logger().warning("Trying an example again in %s s: %s", delay, error)
-            await asyncio.sleep(delay)
+async def _predicted(
+    client: Client, target: Target[Prediction], example: Example, waiting: Patience
+) -> Prediction:
+    try:
+        return await predict(client, target, example.input, waiting)
+    except ReplicateError as error:
+        if not transient(error):
+            raise
+        # Not one that a retry of the task would take for a reason to pay for all of them again.
+        raise EvaluationError(
+            f"{error} It was tried {len(batch.RETRY_DELAYS) + 1} times. Examples scored before "
+            f"have been paid for, and are paid for again if you repeat the evaluation."
+        ) from error
 
 
 async def _chosen(examples: str | Path | Sequence[Example | Mapping[str, Any]]) -> list[Example]:
@@ -264,18 +251,6 @@ async def _chosen(examples: str | Path | Sequence[Example | Mapping[str, Any]]) 
         return await asyncio.to_thread(read_examples, examples)
     given = [(f"Example {at}", example) for at, example in enumerate(examples)]
     return _examples(given, Example.model_validate, "the list given")
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Every result, or the first failure; then the rest is interrupted and cancels its jobs."""
-    running = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*running)
-    except BaseException:
-        for one in running:
-            one.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        raise
 
 
 evaluate_model, aevaluate_model = twins(

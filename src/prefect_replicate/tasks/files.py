@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import mimetypes
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from contextlib import closing
+from pathlib import Path
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.resources import File
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.outputs.store import reading
+from prefect_replicate.jobs.contents import find_source, from_url, read
 from prefect_replicate.tasks.predictions import id_of
 from prefect_replicate.tasks.twins import twins
 
@@ -21,7 +16,9 @@ from prefect_replicate.tasks.twins import twins
 async def _upload_file(
     source: str | Path, *, credentials: ReplicateCredentials | None = None
 ) -> File:
-    """Upload a file of at most 100 MB, so that a model can read it.
+    """Upload a file of less than 100 MB, so that a model can read it.
+
+    Files in the input of a model need no call of this: `run_model` uploads them itself.
 
     Args:
         source: A path, or any URL that fsspec can read: "s3://bucket/key", "memory://x", ....
@@ -31,27 +28,12 @@ async def _upload_file(
         The file. `.urls.get` is what goes into a model's input.
 
     Raises:
-        BadInputError: The source cannot be read, or Replicate finds it too big.
+        BadInputError: The source cannot be read, or is too big.
     """
     client = await client_for(credentials)
-    async with _read(str(source)) as content:
-        return await client.send(calls.files_create(_upload(str(source), content)))
-
-
-@asynccontextmanager
-async def _read(source: str) -> AsyncIterator[BinaryIO]:
-    """Copy and open in a thread; the copy is removed when it is closed."""
-    opened = ExitStack()
-    try:
-        yield await asyncio.to_thread(opened.enter_context, reading(source))
-    finally:
-        opened.close()
-
-
-def _upload(source: str, content: BinaryIO) -> calls.Upload:
-    name = PurePosixPath(urlsplit(source).path).name or "file"
-    kind, _ = mimetypes.guess_type(name)
-    return calls.Upload(content, name, kind or "application/octet-stream")
+    given = find_source(source) or from_url(str(source))
+    with closing(await read(given)) as content:
+        return await client.send(calls.files_create(content.upload()))
 
 
 async def _get_file(file: File | str, *, credentials: ReplicateCredentials | None = None) -> File:

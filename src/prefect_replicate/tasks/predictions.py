@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.calls import Call
-from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import BadInputError
-from prefect_replicate.api.references import parse_name, parse_reference
+from prefect_replicate.api.references import parse_id, parse_reference
 from prefect_replicate.api.resources import File, Job, Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.submit import announce, create
-from prefect_replicate.jobs.watch import Patience, outcome, patience, wait
+from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
+from prefect_replicate.jobs.targets import resolve, start
+from prefect_replicate.jobs.watch import Wait, end_of, outcome, patience, rejoin
 from prefect_replicate.tasks.twins import twins
 
-# What Replicate takes for a Cancel-After, in seconds, and how much later than our deadline it is.
-_SHORTEST, _LONGEST = 5, 24 * 3600
-_LATER = 15
+J = TypeVar("J", bound=Job)
 
 
 async def _run_model(
@@ -33,17 +26,25 @@ async def _run_model(
     deployment: str | None = None,
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
+    wait: Wait = "poll",
+    webhook: ReplicateWebhook | None = None,
 ) -> Prediction:
     """Run a model and wait for its output.
 
     Args:
         ref: "owner/name" (an official model, or the latest version), "owner/name:version" or a
             version id.
-        input: The model's input, as its schema has it.
+        input: The model's input, as its schema has it. Files may stand anywhere in it: paths
+            (`pathlib.Path`), bytes, file objects, URLs of any storage that fsspec knows, and what
+            `upload_file` and `save_outputs` return. Small ones are sent inline, others uploaded,
+            once. A string is never taken for a path.
         deployment: "owner/name" of a deployment to run instead of `ref`.
         credentials: Who pays; the default credentials if None.
         deadline: Seconds after which the prediction is canceled; Replicate is told, so it ends
             even if this process does not live that long.
+        wait: "poll", or "webhook" to be told of the end by Replicate, which needs a receiver: see
+            `ReplicateWebhook`. It is polled all the same, once a minute.
+        webhook: Where the receiver is, if not where the settings say; goes with "webhook".
 
     Returns:
         The prediction, succeeded. `.output` is the model's output; its files are gone an hour
@@ -62,10 +63,12 @@ async def _run_model(
             return run_model("meta/meta-llama-3-8b-instruct", {"prompt": "Hi"}).text
         ```
     """
-    client, waiting = await client_for(credentials), patience(deadline)
+    way: Wait = "webhook" if webhook else wait
+    client, waiting = await client_for(credentials), patience(deadline, way)
+    hook = await hooks_for(webhook, way)
     target = await resolve(client, ref, deployment)
-    started = announce(await create(client, target.call(input or {}, waiting)))
-    return outcome(await wait(client, started, waiting))
+    started = await start(client, target, input or {}, waiting, hook())
+    return outcome(await end_of(client, started, waiting))
 
 
 async def _create_prediction(
@@ -75,14 +78,16 @@ async def _create_prediction(
     deployment: str | None = None,
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
+    webhook: ReplicateWebhook | None = None,
 ) -> Prediction:
     """Start a prediction and return at once; arguments and errors are those of `run_model`.
 
-    Pass what it returns to `wait_for_prediction`.
+    Pass what it returns to `wait_for_prediction`, or to `wait_for_webhook` if there is one.
     """
     client, waiting = await client_for(credentials), patience(deadline)
+    hook = await hooks_for(webhook, "webhook" if webhook else "poll")
     target = await resolve(client, ref, deployment)
-    return announce(await create(client, target.call(input or {}, waiting)))
+    return await start(client, target, input or {}, waiting, hook())
 
 
 async def _get_prediction(
@@ -102,6 +107,7 @@ async def _wait_for_prediction(
     *,
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
+    wait: Wait = "poll",
 ) -> Prediction:
     """Wait for a prediction, or its id, to succeed.
 
@@ -109,6 +115,7 @@ async def _wait_for_prediction(
         prediction: From `create_prediction`, or an id.
         credentials: Who may read it; the default credentials if None.
         deadline: Seconds from now after which it is canceled.
+        wait: "poll", or "webhook" for one that was created with a webhook.
 
     Raises:
         ModelError: The model failed.
@@ -116,9 +123,8 @@ async def _wait_for_prediction(
         OutputsExpired: It ended more than an hour ago.
         DeadlineExceeded: It took too long and was canceled.
     """
-    client, waiting = await client_for(credentials), patience(deadline)
-    seen = await client.send(calls.predictions_get(id_of(prediction)))
-    return outcome(await wait(client, seen, waiting))
+    client, waiting = await client_for(credentials), patience(deadline, wait)
+    return await rejoin(client, as_job(Prediction, prediction), waiting)
 
 
 async def _cancel_prediction(
@@ -156,66 +162,22 @@ async def _list_predictions(
     return await client.first(call, most)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What to run, resolved once: a deployment, an official model, or a version.
-
-    Attributes:
-        ref: It, as precisely as it is known.
-        create: The create that it needs.
-    """
-
-    ref: str
-    create: Callable[..., Call[Prediction]]
-
-    def call(self, input: Mapping[str, Any], waiting: Patience) -> Call[Prediction]:
-        """The create for one input. Replicate ends the job itself, should nobody else do it."""
-        # Later than our own deadline, so that it is we who see it pass and can say so.
-        after = min(max(_SHORTEST, math.ceil(waiting.deadline) + _LATER), _LONGEST)
-        return self.create(input, cancel_after=after)
-
-
-async def resolve(client: Client, ref: str | None, deployment: str | None) -> Target:
-    """Find out what a reference means.
-
-    Raises:
-        BadInputError: Not exactly one of `ref` and `deployment`, or a model without versions.
-        NotFoundError: There is no such model.
-    """
-    if (ref is None) == (deployment is None):
-        raise BadInputError("Name either a model or a deployment to run. Nothing was sent.")
-    if deployment is not None:
-        name = parse_name(deployment, "deployment")
-        return Target(deployment, partial(calls.deployments_predictions_create, name))
-    reference = parse_reference(ref or "")
-    if reference.version or not reference.model:
-        return Target(str(reference), partial(calls.predictions_create, str(reference)))
-    model = await client.send(calls.models_get(reference.model))
-    if model.is_official:
-        official = partial(calls.models_predictions_create, reference.model)
-        return Target(str(reference), official)
-    if not model.latest_version:
-        raise BadInputError(
-            f"Model '{reference.model}' has no versions yet, so there is nothing to run. Train one "
-            f"into it, or push one with Cog. Nothing was charged."
-        )
-    run_logger().info("Latest version of %s is %s", reference.model, model.latest_version.id)
-    version = f"{reference.model}:{model.latest_version.id}"
-    return Target(version, partial(calls.predictions_create, version))
-
-
 def id_of(resource: Job | File | str) -> str:
     """The id of a job or file that is given as itself or by its id.
 
     Raises:
         BadInputError: It cannot be an id, so it must not become part of a URL.
     """
-    found = resource if isinstance(resource, str) else resource.id
-    if not found.isalnum():
-        raise BadInputError(
-            f"{found!r} is not an id: ids are letters and digits. Nothing was sent."
-        )
-    return found
+    return parse_id(resource if isinstance(resource, str) else resource.id)
+
+
+def as_job(kind: type[J], job: J | str) -> J:
+    """A job that is given as itself or by its id, of which then nothing else is known.
+
+    Raises:
+        BadInputError: It cannot be an id.
+    """
+    return kind(id=parse_id(job), status="unknown") if isinstance(job, str) else job
 
 
 def _what(parameters: Mapping[str, Any]) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.calls import Call
-from prefect_replicate.api.references import parse_name, parse_version
 from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.jobs.submit import announce, create
-from prefect_replicate.jobs.watch import outcome, patience, wait
-from prefect_replicate.tasks.predictions import id_of, short, shown_id
+from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
+from prefect_replicate.jobs.targets import resolve_training, start
+from prefect_replicate.jobs.watch import Wait, end_of, outcome, patience, rejoin
+from prefect_replicate.tasks.predictions import as_job, id_of, short, shown_id
 from prefect_replicate.tasks.twins import twins
 
 
@@ -23,17 +22,20 @@ async def _train_model(
     *,
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
+    wait: Wait = "poll",
+    webhook: ReplicateWebhook | None = None,
 ) -> Training:
     """Fine-tune a version and wait for the version that comes of it.
 
     Args:
         version: "owner/name:version", the version to start from.
         destination: "owner/name" of an existing model that gets the new version.
-        input: The training's input, as the version's schema has it; files as URLs, so pass what
-            `upload_file` returns as `.urls.get`.
+        input: The training's input, as the version's schema has it; files as in `run_model`.
         credentials: Who pays; the default credentials if None.
         deadline: Seconds after which the training is canceled. Replicate knows no deadline of
             trainings: this process must live to cancel it.
+        wait: "poll", or "webhook" to be told of the end by Replicate, as in `run_model`.
+        webhook: Where the receiver is, if not where the settings say; goes with "webhook".
 
     Returns:
         The training, succeeded. `.trained_version` is the new "owner/name:version".
@@ -46,13 +48,16 @@ async def _train_model(
 
     Example:
         ```python
-        training = train_model(base, "me/mine", {"training_data": file.urls.get})
+        training = train_model(base, "me/mine", {"training_data": Path("data.zip")})
         run_model(training.trained_version, {"prompt": "Hi"})
         ```
     """
-    call, waiting = training_call(version, destination, input), patience(deadline)
-    client = await client_for(credentials)
-    return outcome(await wait(client, announce(await create(client, call)), waiting))
+    way: Wait = "webhook" if webhook else wait
+    client, waiting = await client_for(credentials), patience(deadline, way)
+    target = resolve_training(client, version, destination)
+    hook = await hooks_for(webhook, way)
+    started = await start(client, target, input, waiting, hook())
+    return outcome(await end_of(client, started, waiting))
 
 
 async def _create_training(
@@ -61,13 +66,16 @@ async def _create_training(
     input: Mapping[str, Any],
     *,
     credentials: ReplicateCredentials | None = None,
+    webhook: ReplicateWebhook | None = None,
 ) -> Training:
     """Start a training and return at once; arguments and errors are those of `train_model`.
 
-    Pass what it returns to `wait_for_training`.
+    Pass what it returns to `wait_for_training`, or to `wait_for_webhook` if there is one.
     """
-    call = training_call(version, destination, input)
-    return announce(await create(await client_for(credentials), call))
+    client = await client_for(credentials)
+    target = resolve_training(client, version, destination)
+    hook = await hooks_for(webhook, "webhook" if webhook else "poll")
+    return await start(client, target, input, patience(None), hook())
 
 
 async def _get_training(
@@ -87,6 +95,7 @@ async def _wait_for_training(
     *,
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
+    wait: Wait = "poll",
 ) -> Training:
     """Wait for a training, or its id, to succeed.
 
@@ -94,15 +103,15 @@ async def _wait_for_training(
         training: From `create_training`, or an id.
         credentials: Who may read it; the default credentials if None.
         deadline: Seconds from now after which it is canceled.
+        wait: "poll", or "webhook" for one that was created with a webhook.
 
     Raises:
         ModelError: The training failed.
         JobCanceled: Somebody canceled it.
         DeadlineExceeded: It took too long and was canceled.
     """
-    client, waiting = await client_for(credentials), patience(deadline)
-    seen = await client.send(calls.trainings_get(id_of(training)))
-    return outcome(await wait(client, seen, waiting))
+    client, waiting = await client_for(credentials), patience(deadline, wait)
+    return await rejoin(client, as_job(Training, training), waiting)
 
 
 async def _cancel_training(
@@ -123,21 +132,6 @@ async def _list_trainings(
     """List the account's trainings, newest first, at most so many."""
     client = await client_for(credentials)
     return await client.first(calls.trainings_list(), most)
-
-
-def training_call(version: str, destination: str, input: Mapping[str, Any]) -> Call[Training]:
-    """The create of a training.
-
-    Raises:
-        BadReferenceError: The version is not "owner/name:version", or the destination no name.
-    """
-    model, version_id = parse_version(version, "A training starts from one version of a model")
-    return calls.trainings_create(
-        model,
-        version_id,
-        destination=parse_name(destination, "destination model"),
-        input=input,
-    )
 
 
 def _what(parameters: Mapping[str, Any]) -> str:

@@ -6,36 +6,17 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from prefect_replicate.api.errors import (
-    CreateUnknownError,
-    ModelError,
-    RateLimitError,
-    TransportError,
-)
-from prefect_replicate.api.retries import Verdict, judge_failure
+from prefect_replicate.api.retries import transient
 from prefect_replicate.jobs.engine import engine
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RunName = Callable[[dict[str, Any]], str]
-
-
-def transient(error: BaseException) -> bool:
-    """Whether the same call may well succeed later, and trying it cannot pay twice.
-
-    A create whose answer was lost is not: its job may be running.
-    """
-    if isinstance(error, ModelError):
-        failed = error.job
-        return failed is not None and judge_failure(failed.error) is Verdict.RETRYABLE
-    if isinstance(error, CreateUnknownError):
-        return False
-    return isinstance(error, TransportError | RateLimitError)
 
 
 async def retry_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's signature
@@ -75,10 +56,27 @@ def twins(
     async def asynchronous(*args: P.args, **kwargs: P.kwargs) -> R:
         return await engine().arun(lambda: function(*args, **kwargs))
 
-    return _task(sync, name, run_name), _task(asynchronous, f"a{name}", run_name)
+    return as_task(sync, name, run_name), as_task(asynchronous, f"a{name}", run_name)
 
 
-def _task(door: Callable[P, R], name: str, run_name: RunName) -> Task[P, R]:
+def as_task(
+    door: Callable[P, R],
+    name: str,
+    run_name: RunName,
+    *,
+    kind: type[Any] = Task,
+    retry: Callable[[Task[..., Any], TaskRun, State[Any]], Any] = retry_transient,
+) -> Task[P, R]:
+    """Make a task with the options that all tasks share.
+
+    Args:
+        door: What the task runs; it gets the task's name.
+        name: The name that it is called by.
+        run_name: Makes the task-run name from the call's parameters.
+        kind: The class of the task.
+        retry: Says whether a failure is tried again.
+    """
+
     # Prefect passes the parameters by name, and only to a function that has one of that name; its
     # type for such a function is private.
     def named(parameters: dict[str, Any]) -> str:
@@ -88,10 +86,12 @@ def _task(door: Callable[P, R], name: str, run_name: RunName) -> Task[P, R]:
             return name
 
     door.__name__ = door.__qualname__ = name
-    return task(
+    made: Task[P, R] = kind(
+        door,
         name=name.replace("_", " "),
         task_run_name=cast("Any", named),
-        retry_condition_fn=retry_transient,
+        retry_condition_fn=retry,
         # Equal calls in one flow run may mean that many samples; a cache would hand out one.
         cache_policy=NO_CACHE,
-    )(door)
+    )
+    return made
