@@ -9,6 +9,8 @@ no network, no money. With it, the same flow runs on replicate.com:
 """
 
 import argparse
+import base64
+import io
 import json
 import logging
 import os
@@ -20,7 +22,9 @@ from typing import Any
 # A first start of Prefect's own server takes 10 s on two quiet cores; by default it may take 20.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
 
+import fsspec
 from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging.configuration import setup_logging
 from pydantic import BaseModel
 
@@ -38,6 +42,7 @@ from prefect_replicate import (
     Prediction,
     ReplicateCredentials,
     ReplicateError,
+    SavedFile,
     SavedOutputs,
     Training,
     ensure_model,
@@ -161,7 +166,7 @@ def fine_tune(
     asked = generate_input or examples[0].input
     was = run(base_version, asked, credentials=credentials)
     now = run(deployment=release.reference, input=asked, credentials=credentials)
-    return FineTuned(
+    done = FineTuned(
         before=before,
         after=after,
         improved=improved,
@@ -171,6 +176,8 @@ def fine_tune(
         made_after=Made(prediction=now, saved=save(now, storage)),
         flow_run=f"{runtime.flow_run.name} ({runtime.flow_run.id})",
     )
+    create_markdown_artifact(page(done), key="fine-tune", description=f"Into {destination}")
+    return done
 
 
 @task(**PATIENCE, retry_condition_fn=retry_transient)
@@ -232,6 +239,61 @@ def made(when: str, made: Made) -> list[tuple[str, str]]:
     said = [(f"said {when}", f"{text[:56]} ...")] if is_text else []
     files = [(f"made {when}", f"{file.uri} ({file.size} bytes)") for file in made.saved.files]
     return [*said, *files, (f"manifest {when}", made.saved.manifest)]
+
+
+def page(done: FineTuned) -> str:
+    """The result as a page for Prefect's UI: the scores, and what was made before and after."""
+    name = done.before.scorer.rpartition(":")[2]
+    better = "higher" if done.before.higher_is_better else "lower"
+    release = done.deployment.current_release
+    verdict = "The fine-tuned version" if done.improved else "The fine-tuned is no better: the base"
+    return f"""# {"Better" if done.improved else "No better"}: {done.after.ref[:-56]}
+
+| | before | after |
+| --- | --- | --- |
+| {name}, {better} is better | {done.before.score:.3f} | {done.after.score:.3f} |
+| held-out examples | {len(done.before.scores)} | {len(done.after.scores)} |
+| version | `{done.before.ref[:-56]}` | `{done.after.ref[:-56]}` |
+
+{verdict} is release {release.number} of `{done.deployment.reference}` on
+{release.configuration.hardware}.
+
+## Before
+
+{shown(done.made_before)}
+
+## After
+
+{shown(done.made_after)}
+"""
+
+
+def shown(made: Made) -> str:
+    """What a model made: its text, or its pictures small, and where all of it is kept."""
+    # Indented, so that nothing a model writes is taken for Markdown.
+    text = "\n".join(f"    {line}" for line in made.prediction.text.splitlines())
+    said = [text] if [file.name for file in made.saved.files] == ["output.txt"] else []
+    pictures = [thumbnail(file) for file in made.saved.files]
+    kept = [
+        f"- `{file.uri}`, {file.size} bytes, sha256 `{file.sha256[:16]}…`"
+        for file in made.saved.files
+    ]
+    return "\n\n".join([*said, *filter(None, pictures), "\n".join(kept)])
+
+
+def thumbnail(file: SavedFile, side: int = 320) -> str:
+    """A kept picture, small enough to stand in the page itself; nothing for other files."""
+    small = io.BytesIO()
+    try:
+        from PIL import Image  # noqa: PLC0415 - without the extra `local` the page has no pictures
+
+        with fsspec.open(file.uri, "rb") as content, Image.open(content) as picture:
+            picture.thumbnail((side, side))
+            picture.convert("RGB").save(small, "WEBP", quality=80)
+    except Exception:  # noqa: BLE001 - no picture, or a broken one: the page does without it
+        return ""
+    data = base64.b64encode(small.getvalue()).decode()
+    return f"![{file.name}](data:image/webp;base64,{data})"
 
 
 def arguments() -> argparse.Namespace:

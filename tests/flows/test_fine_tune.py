@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from prefect.artifacts import Artifact
 from prefect.settings import get_current_settings
 
 from flows.fine_tune import fine_tune
@@ -93,6 +95,13 @@ def test_pictures_get_better_too(run: Run, prefect_server: None, tmp_path: Path)
     pictures = {(tmp_path / one).read_bytes() for one in made}
     assert len(pictures) == 2
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    # The page in Prefect's UI shows both, small.
+    report: Any = Artifact.get("fine-tune")
+    page = str(report.data)
+    thumbnails = re.findall(r"!\[[\w.-]+\]\(data:image/webp;base64,([\w+/=]+)\)", page)
+    assert len(set(thumbnails)) == 2
+    assert all(len(thumbnail) < 20_000 for thumbnail in thumbnails)
+    assert f"| {float(scores[1]):.3f} | {float(scores[2]):.3f} |" in page
 
 
 def test_live_is_the_same_flow_and_leaves_the_token_nowhere(
