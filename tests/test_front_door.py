@@ -1,10 +1,12 @@
 """What `import prefect_replicate` offers."""
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prefect import Task
@@ -72,3 +74,54 @@ def test_importing_starts_nothing_and_needs_no_local_extra() -> None:
         "assert not names & {'prefect-replicate', 'local-replicate'}, names"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_importing_registers_the_blocks_and_leaves_the_slow_half_of_prefect_alone() -> None:
+    program = (
+        "import sys, prefect_replicate\n"
+        "from prefect.blocks.core import Block\n"
+        "from prefect.utilities.dispatch import lookup_type\n"
+        "lookup_type(Block, 'replicate-credentials')\n"
+        "lookup_type(Block, 'replicate-output-storage')\n"
+        "late = {'prefect.main', 'prefect_replicate.tasks', 'prefect_replicate.local'}\n"
+        "assert not late & set(sys.modules), late & set(sys.modules)\n"
+        "assert 'run_model' in dir(prefect_replicate)\n"
+        "assert not late & set(sys.modules), late & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_prefect_finds_the_blocks_in_the_package_as_its_register_command_does() -> None:
+    program = (
+        "import inspect, prefect_replicate\n"
+        "from prefect.blocks.core import Block\n"
+        "found = {name for name, one in inspect.getmembers(prefect_replicate)\n"
+        "         if Block.is_block_class(one)}\n"
+        "assert {'ReplicateCredentials', 'OutputStorage'} <= found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_names_that_come_late_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse(Path(prefect_replicate.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: getattr(importlib.import_module(node.module or ""), alias.name)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert "run_model" in seen
+    assert {name: getattr(prefect_replicate, name) for name in seen} == seen
+
+
+def test_a_name_that_is_not_offered_is_missing_as_in_any_module() -> None:
+    assert not hasattr(prefect_replicate, "run_modle")
+    with pytest.raises(ImportError, match="run_modle"):
+        exec("from prefect_replicate import run_modle")  # noqa: S102 - mypy would refuse it
+
+
+def test_a_star_import_brings_every_name() -> None:
+    names: dict[str, object] = {}
+    exec("from prefect_replicate import *", names)  # noqa: S102 - nothing else may import a star
+    assert set(prefect_replicate.__all__) <= set(names)

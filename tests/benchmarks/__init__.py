@@ -1,0 +1,1 @@
+"""Figures and not tests: `python -m tests.benchmarks [--quick] [--rounds N] [NAME...]`."""
