@@ -130,7 +130,7 @@ async def test_both_send_the_same_headers_and_the_token_in_one_of_them(script: S
     heads: dict[str, set[bytes]] = {}
     for transport in ("httpx", "aiohttp"):
         script.answers = [answer(201, PREDICTION, "Set-Cookie: a=b"), answer(201, PREDICTION)]
-        chosen: Transport = transport  # type: ignore[assignment] # mypy widens it to str
+        chosen: Transport = transport
         async with Client(Access(script.base_url, TOKEN), transport=chosen) as client:
             for _ in range(2):
                 await client.send(CREATE)

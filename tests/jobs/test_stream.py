@@ -57,6 +57,12 @@ def _text(
     return TextStream(client, downloads, job, quick)
 
 
+async def _read_into(told: list[str], text: TextStream) -> None:
+    """What comes before an error is kept."""
+    async for piece in text.pieces():
+        told.append(piece)  # noqa: PERF401 - as above
+
+
 async def _all(text: TextStream) -> list[str]:
     return [piece async for piece in text.pieces()]
 
@@ -145,10 +151,9 @@ async def test_an_output_that_is_not_what_was_streamed_is_an_error_that_has_it(
     script: Script, client: Client, downloads: Downloads, output: Any, words: str
 ) -> None:
     script.answers = [_events("a", "b"), _said(output=output)]
-    text, told = _text(script, client, downloads), []
+    text, told = _text(script, client, downloads), list[str]()
     with pytest.raises(JobError, match=words) as caught:
-        async for piece in text.pieces():
-            told.append(piece)  # noqa: PERF401 - what came before the error is the point
+        await _read_into(told, text)
     assert told == ["a", "b"]
     assert caught.value.job is not None
     assert caught.value.job.output == output
@@ -159,10 +164,9 @@ async def test_a_failure_comes_after_what_was_streamed_and_again_each_time(
 ) -> None:
     failed = _said("failed", error="no such colour")
     script.answers = [_events("a", "b", end='{"reason": "error"}'), _said("processing"), failed]
-    text, told = _text(script, client, downloads), []
+    text, told = _text(script, client, downloads), list[str]()
     with pytest.raises(ModelError, match="no such colour"):
-        async for piece in text.pieces():
-            told.append(piece)  # noqa: PERF401 - what came before the error is the point
+        await _read_into(told, text)
     assert (told, bool(text.told), text.resumable) == (["a", "b"], True, False)
     with pytest.raises(ModelError, match="no such colour"):
         await _all(text)
@@ -183,10 +187,9 @@ async def test_after_an_error_it_goes_on_where_it_was(
     script: Script, client: Client, downloads: Downloads
 ) -> None:
     script.answers = [_events("a", "b", end=None), answer(401)]
-    text, told = _text(script, client, downloads), []
+    text, told = _text(script, client, downloads), list[str]()
     with pytest.raises(AuthenticationError, match="may still be running"):
-        async for piece in text.pieces():
-            told.append(piece)  # noqa: PERF401 - what came before the error is the point
+        await _read_into(told, text)
     assert text.resumable
     script.answers = [_events("a", "b", "c"), _said(output=["a", "b", "c", "d"])]
     assert told + await _all(text) == ["a", "b", "c", "d"]
@@ -201,7 +204,7 @@ async def test_a_reader_that_stops_cancels_the_job(
     assert await anext(pieces) == "a"
     await pieces.aclose()
     assert script.lines[-1] == "POST /v1/predictions/abc/cancel HTTP/1.1"
-    with pytest.raises(JobCanceled, match="reader stopped.*was canceled"):
+    with pytest.raises(JobCanceled, match=r"reader stopped.*was canceled"):
         await _all(text)
 
 

@@ -180,6 +180,18 @@ async def _ended(coming: asyncio.Task[Event]) -> None:
     await asyncio.wait([coming])
 
 
+def text_of(job: Job) -> list[str]:
+    """The pieces of a succeeded job's text, none of them empty.
+
+    Raises:
+        JobError: Its output is not text.
+    """
+    pieces = _text(job)
+    if pieces is None:
+        raise _unlike(job)
+    return [piece for piece in pieces if piece]
+
+
 def _text(job: Job) -> list[str] | None:
     """The pieces of an output that is text, or None where it is not."""
     output = [] if job.output is None else job.output

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from contextlib import aclosing, closing
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 import anyio
@@ -21,14 +21,13 @@ from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
-from prefect_replicate.api.errors import BadInputError
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs.engine import engine
-from prefect_replicate.jobs.stream import TextStream
+from prefect_replicate.jobs.stream import TextStream, text_of
 from prefect_replicate.jobs.targets import resolve, start
-from prefect_replicate.jobs.watch import patience
+from prefect_replicate.jobs.watch import end_of, outcome, patience
 from prefect_replicate.tasks.predictions import short
-from prefect_replicate.tasks.twins import RunName, as_task, retry_transient
+from prefect_replicate.tasks.twins import RunName, as_task, retry_transient, twins
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +53,8 @@ async def _stream_model(
     first piece is not run again. Whoever stops reading, by `break` or otherwise, cancels the
     prediction.
 
-    Read it where it is called, in a flow or a task of yours: it cannot be submitted or mapped.
+    Read it where it is called. Submitted or mapped there is nobody to read along, so the future
+    has all pieces at once, as a list.
 
     Args:
         ref: As for `run_model`.
@@ -87,6 +87,20 @@ async def _stream_model(
     except (Exception, asyncio.CancelledError):
         _keep(text)
         raise
+
+
+async def _stream_whole(
+    ref: str | None = None,
+    input: Mapping[str, Any] | None = None,
+    *,
+    deployment: str | None = None,
+    credentials: ReplicateCredentials | None = None,
+    deadline: float | None = None,
+) -> list[str]:
+    client, waiting = await client_for(credentials), patience(deadline)
+    target = await resolve(client, ref, deployment)
+    started = await start(client, target, input or {}, waiting)
+    return text_of(outcome(await end_of(client, started, waiting)))
 
 
 async def _begun(
@@ -145,7 +159,13 @@ _END: Any = object()
 
 
 class StreamTask(Task[P, Generator[T, None, None]]):
-    """A sync generator task that is read in a context of its own and may be left early."""
+    """A sync generator task that is read in a context of its own and may be left early.
+
+    Attributes:
+        whole: Does the same and gives all pieces at once.
+    """
+
+    whole: Callable[..., Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task while its pieces are read."""
@@ -153,22 +173,28 @@ class StreamTask(Task[P, Generator[T, None, None]]):
 
     def with_options(self, **options: Any) -> Any:
         """The same task with other options."""
-        made = super().with_options(**options)
+        made: Any = super().with_options(**options)
         made.__class__ = type(self)
+        made.whole = self.whole
         return made
 
-    def submit(self, *_: Any, **__: Any) -> NoReturn:
-        """A stream cannot be submitted: nobody would read it there.
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it elsewhere; the future has all pieces at once."""
+        return self._unread().submit(*args, **kwargs)
 
-        Raises:
-            BadInputError: Always.
-        """
-        raise BadInputError(
-            f"'{self.name}' cannot be submitted, mapped or delayed: its pieces are read where it "
-            f"is called. Call it inside a task of your own and submit that one. Nothing was sent."
-        )
+    def map(self, *args: Any, **kwargs: Any) -> Any:
+        """As `submit`, for each of many."""
+        return self._unread().map(*args, **kwargs)
 
-    map = apply_async = delay = submit
+    def apply_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `submit`, in a background worker."""
+        return self._unread().apply_async(*args, **kwargs)
+
+    def _unread(self) -> Task[..., Any]:
+        # A runner of tasks takes a generator for a result, and nobody would ever read it.
+        made: Task[..., Any] = super().with_options(retry_condition_fn=retry_transient)
+        made.fn, made.isgenerator = self.whole, False
+        return made
 
 
 class AsyncStreamTask(StreamTask[P, T]):
@@ -238,9 +264,11 @@ async def _hand_over(
 
 
 def _stream_twins(
-    function: Callable[P, AsyncGenerator[T, None]], run_name: RunName
+    function: Callable[P, AsyncGenerator[T, None]],
+    whole: Callable[P, Coroutine[Any, Any, list[T]]],
+    run_name: RunName,
 ) -> tuple[Task[P, Generator[T, None, None]], Task[P, AsyncGenerator[T, None]]]:
-    """As `twins`, of an async generator function."""
+    """As `twins`, of an async generator function and what does the same unread."""
     name = function.__name__.removeprefix("_")
 
     @functools.wraps(function)
@@ -261,12 +289,13 @@ def _stream_twins(
                 if consumer and consumer.left:
                     return
 
-    return (
-        as_task(sync, name, run_name, kind=StreamTask, retry=retry_untold),
-        as_task(asynchronous, f"a{name}", run_name, kind=AsyncStreamTask, retry=retry_untold),
-    )
+    made = as_task(sync, name, run_name, kind=StreamTask, retry=retry_untold)
+    amade = as_task(asynchronous, f"a{name}", run_name, kind=AsyncStreamTask, retry=retry_untold)
+    unread, aunread = twins(whole, run_name)
+    cast("Any", made).whole, cast("Any", amade).whole = unread.fn, aunread.fn
+    return made, amade
 
 
 stream_model, astream_model = _stream_twins(
-    _stream_model, lambda p: f"stream {p['deployment'] or short(p['ref'])}"
+    _stream_model, _stream_whole, lambda p: f"stream {p['deployment'] or short(p['ref'])}"
 )
