@@ -254,34 +254,42 @@ def page(done: FineTuned) -> str:
 | {name}, {better} is better | {done.before.score:.3f} | {done.after.score:.3f} |
 | held-out examples | {len(done.before.scores)} | {len(done.after.scores)} |
 | version | `{done.before.ref[:-56]}` | `{done.after.ref[:-56]}` |
-
+{pictures(done)}
 {verdict} is release {release.number} of `{done.deployment.reference}` on
 {release.configuration.hardware}.
 
-## Before
+## Made before
 
 {shown(done.made_before)}
 
-## After
+## Made after
 
 {shown(done.made_after)}
 """
 
 
+def pictures(done: FineTuned) -> str:
+    """A row of the table with what was made before and after, if it was pictures."""
+    cells = [
+        " ".join(filter(None, map(thumbnail, made.saved.files)))
+        for made in (done.made_before, done.made_after)
+    ]
+    return f"| made | {cells[0]} | {cells[1]} |\n" if all(cells) else ""
+
+
 def shown(made: Made) -> str:
-    """What a model made: its text, or its pictures small, and where all of it is kept."""
+    """What a model made: its text, and where all of it is kept."""
     # Indented, so that nothing a model writes is taken for Markdown.
     text = "\n".join(f"    {line}" for line in made.prediction.text.splitlines())
     said = [text] if [file.name for file in made.saved.files] == ["output.txt"] else []
-    pictures = [thumbnail(file) for file in made.saved.files]
     kept = [
         f"- `{file.uri}`, {file.size} bytes, sha256 `{file.sha256[:16]}…`"
         for file in made.saved.files
     ]
-    return "\n\n".join([*said, *filter(None, pictures), "\n".join(kept)])
+    return "\n\n".join([*said, "\n".join(kept)])
 
 
-def thumbnail(file: SavedFile, side: int = 320) -> str:
+def thumbnail(file: SavedFile, side: int = 256) -> str:
     """A kept picture, small enough to stand in the page itself; nothing for other files."""
     small = io.BytesIO()
     try:

@@ -12,6 +12,7 @@ import pytest
 from prefect import Task
 
 import prefect_replicate
+from prefect_replicate.tasks.streaming import retry_untold
 from tests.conftest import ROOT
 
 TASKS = [
@@ -47,7 +48,9 @@ def test_no_task_is_without_a_twin() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_retries_are_safe_on_every_task_and_none_is_cached(name: str) -> None:
     task = getattr(prefect_replicate, name)
-    assert task.retry_condition_fn is prefect_replicate.retry_transient
+    streams = name in {"stream_model", "astream_model"}
+    condition = retry_untold if streams else prefect_replicate.retry_transient
+    assert task.retry_condition_fn is condition
     assert inspect.isfunction(task.retry_condition_fn)  # Prefect 3.8 takes others for "never".
     assert task.cache_policy.compute_key(None, {}, {}) is None
 

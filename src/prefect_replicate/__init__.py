@@ -1,5 +1,28 @@
 """Replicate.com in Prefect 3: one call in a flow is one paid job, and all of it runs offline.
 
+Tasks, each with an async twin that has an `a` before its name:
+
+    run         run_model, run_batch, stream_model, evaluate_model
+    predict     create_prediction, get_prediction, wait_for_prediction, cancel_prediction,
+                list_predictions
+    train       train_model, create_training, get_training, wait_for_training, cancel_training,
+                list_trainings
+    be told     wait_for_webhook, get_webhook_secret
+    models      ensure_model, create_model, get_model, update_model, delete_model, list_models,
+                get_readme, list_examples, get_version, list_versions, delete_version
+    find        search, search_models, list_collections, get_collection
+    deploy      release_deployment, get_deployment, update_deployment, delete_deployment,
+                list_deployments, list_hardware
+    files       upload_file, get_file, delete_file, list_files, save_outputs
+    account     get_account
+
+They give Prediction and Training (each a Job with a Status), Model, Version, Deployment, Hardware,
+File, Account, Collection, SearchResults, WebhookSecret, Evaluation, and SavedOutputs of SavedFiles.
+
+Blocks are ReplicateCredentials, OutputStorage, ReplicateModel, ReplicateTraining,
+ReplicateDeployment and ReplicateWebhook; what they trigger is a ReplicatePredictionRun or a
+ReplicateTrainingRun. LocalReplicate is the embedded server. All errors are a ReplicateError each.
+
 Importing it registers the blocks. Tasks and Local Replicate are imported when they are first asked
 for: `prefect.task` alone takes three times as long as everything else here.
 """
@@ -46,7 +69,11 @@ from prefect_replicate.api.resources import (
     WebhookSecret,
 )
 from prefect_replicate.blocks.credentials import ReplicateCredentials
+from prefect_replicate.blocks.deployment import ReplicateDeployment
+from prefect_replicate.blocks.model import ReplicateModel
+from prefect_replicate.blocks.runs import ReplicatePredictionRun, ReplicateTrainingRun
 from prefect_replicate.blocks.storage import OutputStorage
+from prefect_replicate.blocks.training import ReplicateTraining
 from prefect_replicate.blocks.webhook import ReplicateWebhook
 from prefect_replicate.outputs.store import SavedFile, SavedOutputs
 
@@ -239,7 +266,12 @@ __all__ = [
     "RateLimitError",
     "Reference",
     "ReplicateCredentials",
+    "ReplicateDeployment",
     "ReplicateError",
+    "ReplicateModel",
+    "ReplicatePredictionRun",
+    "ReplicateTraining",
+    "ReplicateTrainingRun",
     "ReplicateWebhook",
     "SavedFile",
     "SavedOutputs",

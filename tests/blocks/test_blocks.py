@@ -18,6 +18,9 @@ from prefect_replicate import (
     LocalReplicate,
     OutputStorage,
     ReplicateCredentials,
+    ReplicateDeployment,
+    ReplicateModel,
+    ReplicateTraining,
     TransportError,
     run_model,
 )
@@ -30,7 +33,17 @@ SIGNING = "whsec_" + base64.b64encode(SECRET.encode()).decode()
 URL = "https://hooks.example.com/replicate"
 
 
-@pytest.mark.parametrize("block", [ReplicateCredentials, OutputStorage, ReplicateWebhook])
+@pytest.mark.parametrize(
+    "block",
+    [
+        ReplicateCredentials,
+        OutputStorage,
+        ReplicateWebhook,
+        ReplicateModel,
+        ReplicateTraining,
+        ReplicateDeployment,
+    ],
+)
 class TestBlockStandards(BlockStandardTestSuite):
     @pytest.fixture
     def block(self, request: pytest.FixtureRequest) -> type[Block]:

@@ -96,7 +96,7 @@ async def _link(prefect: PrefectClient, job: Job) -> None:
         link=job.urls.web,
         link_text=f"{kind} {job.id} of {job.reference}",
         key=_key(job.reference),
-        description=f"{kind} at Replicate",
+        description=f"{kind} {job.id[:8]}",
         client=prefect,
     )
 

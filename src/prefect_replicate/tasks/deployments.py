@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefect_replicate.api import calls
-from prefect_replicate.api.client import Client
-from prefect_replicate.api.errors import BadInputError, NotFoundError
-from prefect_replicate.api.references import Name, parse_name, parse_version
 from prefect_replicate.api.resources import Deployment, Hardware
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
-from prefect_replicate.jobs.flow_run import run_logger
+from prefect_replicate.jobs.releases import full_name, release, update
 from prefect_replicate.tasks.predictions import short
 from prefect_replicate.tasks.twins import twins
 
@@ -47,74 +41,15 @@ async def _release_deployment(
         BadInputError: Replicate refuses the hardware, the version or the instances; or there is no
             such deployment, and the token's account cannot create it for another owner.
     """
-    model, version_id = parse_version(version, "A deployment runs one version of a model")
-    wanted: dict[str, str | int | None] = {
-        "version": version_id,
-        "hardware": hardware,
-        "min_instances": min_instances,
-        "max_instances": max_instances,
-    }
     client = await client_for(credentials)
-    deployment = await _full_name(client, name)
-    try:
-        return await _update(client, deployment, wanted)
-    except NotFoundError:
-        pass
-    try:
-        return await _create(client, deployment, model, wanted)
-    except BadInputError as error:
-        if error.status != _TAKEN:
-            raise
-    return await _update(client, deployment, wanted)  # Somebody else was faster.
-
-
-# How the API answers to a create of what exists.
-_TAKEN = 409
-
-
-async def _update(
-    client: Client, deployment: Name, wanted: Mapping[str, str | int | None]
-) -> Deployment:
-    current = await client.send(calls.deployments_get(deployment))
-    running = _running(current)
-    changes = {
-        key: value for key, value in wanted.items() if value is not None and value != running[key]
-    }
-    if not changes:
-        run_logger().info("Deployment %s is as it should be already", deployment)
-        return current
-    return await client.send(calls.deployments_update(deployment, **changes))
-
-
-async def _create(
-    client: Client, deployment: Name, model: Name, wanted: Mapping[str, Any]
-) -> Deployment:
-    account = await client.send(calls.account_get())
-    if account.username != deployment.owner:
-        raise BadInputError(
-            f"There is no deployment '{deployment}', and this token can create deployments of "
-            f"'{account.username}' only. Nothing was changed."
-        )
-    settings = {key: value for key, value in wanted.items() if value is not None}
-    settings = {"min_instances": 0, "max_instances": 1, **settings}
-    return await client.send(calls.deployments_create(deployment.name, model=model, **settings))
-
-
-async def _full_name(client: Client, name: str) -> Name:
-    if "/" in name:
-        return parse_name(name, "deployment")
-    account = await client.send(calls.account_get())
-    return parse_name(f"{account.username}/{name}", "deployment")
-
-
-def _running(deployment: Deployment) -> dict[str, str | int]:
-    release = deployment.current_release
-    return {
-        "version": release.version,
-        "hardware": release.configuration.hardware,
-        "min_instances": release.configuration.min_instances,
-        "max_instances": release.configuration.max_instances,
-    }
+    return await release(
+        client,
+        name,
+        version,
+        hardware,
+        min_instances=min_instances,
+        max_instances=max_instances,
+    )
 
 
 async def _get_deployment(
@@ -126,7 +61,7 @@ async def _get_deployment(
         NotFoundError: There is none of that name.
     """
     client = await client_for(credentials)
-    return await client.send(calls.deployments_get(await _full_name(client, name)))
+    return await client.send(calls.deployments_get(await full_name(client, name)))
 
 
 async def _list_deployments(
@@ -160,7 +95,7 @@ async def _update_deployment(
         "min_instances": min_instances,
         "max_instances": max_instances,
     }
-    return await _update(client, await _full_name(client, name), wanted)
+    return await update(client, await full_name(client, name), wanted)
 
 
 async def _delete_deployment(name: str, *, credentials: ReplicateCredentials | None = None) -> None:
@@ -171,7 +106,7 @@ async def _delete_deployment(name: str, *, credentials: ReplicateCredentials | N
         BadInputError: Replicate does not delete it yet.
     """
     client = await client_for(credentials)
-    await client.send(calls.deployments_delete(await _full_name(client, name)))
+    await client.send(calls.deployments_delete(await full_name(client, name)))
 
 
 async def _list_hardware(*, credentials: ReplicateCredentials | None = None) -> list[Hardware]:
