@@ -100,7 +100,7 @@ def test_webhooks_serve_receives_until_it_is_told_to_stop(
     assert answers == ["Kept.\n", "Known.\n"]
     assert f"export PREFECT_INTEGRATIONS_REPLICATE_WEBHOOK_URL={URL}\n" in said
     with get_client(sync_client=True) as client:
-        assert "abc" in client.read_flow_run_input(flow_run, f"pr-mail-{'a' * 26}-succeeded")
+        assert "abc" in client.read_flow_run_input(flow_run, f"pr-mail-{'a' * 26}-abc-succeeded")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class World:
 
     def running(self) -> str:
         """A prediction that goes on until it is canceled."""
-        slow = {"do": "sleep", "number": 100}
+        slow = {"do": "sleep", "number": 5}
         return create_prediction(self.tiny, slow, credentials=self.credentials).id
 
     def running_training(self) -> str:
