@@ -303,9 +303,11 @@ class Watch:
         return time.monotonic() - self.seen >= (self.patience.poll_told or 0.0)
 
     async def _has_mail(self, mailbox: Address) -> bool:
-        prefect = await engine().prefect_client()
-        mail = await _answered(read(prefect, mailbox, self.job.id), "the mailbox")
-        return mail is not None
+        async def look() -> bool:
+            prefect = await engine().prefect_client()
+            return await read(prefect, mailbox, self.job.id) is not None
+
+        return bool(await _answered(look(), "the mailbox"))
 
     async def _poll(self) -> None:
         try:
