@@ -79,13 +79,23 @@ def test_importing_starts_nothing_and_needs_no_local_extra() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_importing_registers_the_blocks_and_leaves_the_slow_half_of_prefect_alone() -> None:
+def test_prefect_registers_the_blocks_without_being_told_of_the_package() -> None:
+    program = (
+        "from prefect.blocks.core import Block\n"
+        "from prefect.main import flow\n"
+        "from prefect.plugins import load_prefect_collections\n"
+        "from prefect.utilities.dispatch import lookup_type\n"
+        "load_prefect_collections()\n"
+        "names = 'credentials output-storage webhook model training deployment'\n"
+        "for name in names.split():\n"
+        "    assert lookup_type(Block, f'replicate-{name}').__module__.startswith('prefect_repl')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_importing_leaves_the_slow_half_of_prefect_alone() -> None:
     program = (
         "import sys, prefect_replicate\n"
-        "from prefect.blocks.core import Block\n"
-        "from prefect.utilities.dispatch import lookup_type\n"
-        "lookup_type(Block, 'replicate-credentials')\n"
-        "lookup_type(Block, 'replicate-output-storage')\n"
         "late = {'prefect.main', 'prefect_replicate.tasks', 'prefect_replicate.local'}\n"
         "assert not late & set(sys.modules), late & set(sys.modules)\n"
         "assert 'run_model' in dir(prefect_replicate)\n"

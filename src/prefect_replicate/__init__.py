@@ -23,8 +23,9 @@ Blocks are ReplicateCredentials, OutputStorage, ReplicateModel, ReplicateTrainin
 ReplicateDeployment and ReplicateWebhook; what they trigger is a ReplicatePredictionRun or a
 ReplicateTrainingRun. LocalReplicate is the embedded server. All errors are a ReplicateError each.
 
-Importing it registers the blocks. Tasks and Local Replicate are imported when they are first asked
-for: `prefect.task` alone takes three times as long as everything else here.
+Everything but the errors is imported when it is first asked for: `import prefect` is lazy too, and
+what is needed of it for tasks takes longer than all that is here. Prefect itself finds the blocks
+through the entry point `prefect.collections`.
 """
 
 import importlib
@@ -53,33 +54,36 @@ from prefect_replicate.api.errors import (
     WebhookError,
 )
 from prefect_replicate.api.references import Name, Reference, parse_name, parse_reference
-from prefect_replicate.api.resources import (
-    Account,
-    Collection,
-    Deployment,
-    File,
-    Hardware,
-    Job,
-    Model,
-    Prediction,
-    SearchResults,
-    Status,
-    Training,
-    Version,
-    WebhookSecret,
-)
-from prefect_replicate.blocks.credentials import ReplicateCredentials
-from prefect_replicate.blocks.deployment import ReplicateDeployment
-from prefect_replicate.blocks.model import ReplicateModel
-from prefect_replicate.blocks.runs import ReplicatePredictionRun, ReplicateTrainingRun
-from prefect_replicate.blocks.storage import OutputStorage
-from prefect_replicate.blocks.training import ReplicateTraining
-from prefect_replicate.blocks.webhook import ReplicateWebhook
-from prefect_replicate.outputs.store import SavedFile, SavedOutputs
 
 if typing.TYPE_CHECKING:
+    from prefect_replicate.api.resources import (
+        Account,
+        Collection,
+        Deployment,
+        File,
+        Hardware,
+        Job,
+        Model,
+        Prediction,
+        SearchResults,
+        Status,
+        Training,
+        Version,
+        WebhookSecret,
+    )
+    from prefect_replicate.blocks import (
+        OutputStorage,
+        ReplicateCredentials,
+        ReplicateDeployment,
+        ReplicateModel,
+        ReplicatePredictionRun,
+        ReplicateTraining,
+        ReplicateTrainingRun,
+        ReplicateWebhook,
+    )
     from prefect_replicate.local import LocalReplicate, LocalReplicateError
     from prefect_replicate.local.schema import BrokenModel
+    from prefect_replicate.outputs.store import SavedFile, SavedOutputs
     from prefect_replicate.tasks.account import (
         aget_account,
         aget_webhook_secret,
@@ -214,6 +218,9 @@ else:
 
 # The modules that are imported late, in the order in which names are looked for in them.
 _LATE = (
+    "api.resources",
+    "outputs.store",
+    "blocks",
     "tasks.predictions",
     "tasks.trainings",
     "tasks.outputs",

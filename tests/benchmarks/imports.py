@@ -14,7 +14,7 @@ _NAMES = "from prefect import flow, task"
 PROGRAMS = {
     "pass": None,
     _PREFECT: None,
-    "import prefect_replicate": _PREFECT,
+    "import prefect; import prefect_replicate": _PREFECT,
     _NAMES: None,
     f"{_NAMES}; from prefect_replicate import run_model": _NAMES,
     f"{_NAMES}; from prefect_replicate import *": _NAMES,
