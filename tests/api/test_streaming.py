@@ -221,6 +221,15 @@ async def test_connections_that_bring_nothing_are_given_up(
     assert len(script.requests) == 1 + MOST_IN_VAIN
 
 
+async def test_events_that_are_not_output_are_no_progress(
+    script: Script, downloads: Downloads
+) -> None:
+    script.answers = [stream("event: ping\ndata: 1\n\nevent: error\nid: 1\ndata: {}\n\n")] * 50
+    with pytest.raises(Unstreamable, match=f"{MOST_IN_VAIN} connections in a row"):
+        await _read(_stream(script, downloads))
+    assert len(script.requests) == MOST_IN_VAIN
+
+
 async def test_a_server_that_closes_an_idle_stream_is_no_trouble(
     script: Script, downloads: Downloads
 ) -> None:

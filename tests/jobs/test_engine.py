@@ -4,10 +4,13 @@ import asyncio
 import contextvars
 import ctypes
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 
 import anyio
 import pytest
@@ -160,6 +163,112 @@ def _interrupt(thread: int) -> None:
     signal.pthread_kill(thread, signal.SIGINT)
 
 
+async def _count(trace: list[str], end: int = 3) -> AsyncGenerator[str, None]:
+    try:
+        for number in range(end):
+            await asyncio.sleep(0)
+            yield f"{HERE.get()} {number}"
+        raise ValueError("as told")
+    finally:
+        await asyncio.sleep(0.02)
+        trace.append("cleaned up")
+
+
+def test_pieces_come_out_of_the_sync_door_one_by_one_and_then_the_error() -> None:
+    HERE.set("sync")
+    trace: list[str] = []
+    pieces = engine().iterate(lambda: _count(trace))
+    assert [next(pieces), next(pieces), next(pieces)] == ["sync 0", "sync 1", "sync 2"]
+    with pytest.raises(ValueError, match="as told"):
+        next(pieces)
+    assert trace == ["cleaned up"]
+
+
+async def test_and_out_of_the_async_door() -> None:
+    HERE.set("async")
+    trace: list[str] = []
+    pieces = engine().aiterate(lambda: _count(trace))
+    assert [await anext(pieces) for _ in range(3)] == ["async 0", "async 1", "async 2"]
+    with pytest.raises(ValueError, match="as told"):
+        await anext(pieces)
+    assert trace == ["cleaned up"]
+
+
+async def test_who_stops_reading_waits_until_the_generator_has_cleaned_up() -> None:
+    trace: list[str] = []
+    for _ in engine().iterate(lambda: _count(trace)):
+        break
+    assert trace == ["cleaned up"]
+    async with aclosing(engine().aiterate(lambda: _count(trace))) as pieces:
+        async for _ in pieces:
+            break
+    assert trace == ["cleaned up"] * 2
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_for_a_piece_does_too() -> None:
+    trace: list[str] = []
+
+    async def stall() -> AsyncGenerator[str, None]:
+        try:
+            yield "first"
+            trace.append("waiting")
+            await asyncio.sleep(60)
+            yield "never"
+        finally:
+            await asyncio.sleep(0.02)
+            trace.append("cleaned up")
+
+    async def read() -> None:
+        async for _ in engine().aiterate(stall):
+            pass
+
+    reader = asyncio.ensure_future(read())
+    while not trace:
+        await asyncio.sleep(0.001)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert trace == ["waiting", "cleaned up"]
+
+
+def test_a_generator_that_is_collected_on_the_engines_own_thread_does_not_block_it() -> None:
+    trace: list[str] = []
+    pieces = engine().iterate(lambda: _count(trace))
+    next(pieces)
+
+    async def collect() -> None:
+        pieces.close()  # As the garbage collector does, in whatever thread it runs.
+
+    engine().run(collect)
+    deadline = time.monotonic() + 20
+    while not trace and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert trace == ["cleaned up"]
+
+
+HALF_READ = """
+import asyncio
+from prefect_replicate.jobs.engine import engine
+
+async def count():
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(0.05)
+        print("cleaned up", flush=True)
+
+pieces = engine().iterate(count)
+print(next(pieces), flush=True)
+"""
+
+
+def test_a_process_that_ends_closes_what_it_has_half_read() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HALF_READ], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.splitlines() == ["1", "cleaned up"]
+
+
 def test_one_process_has_one_engine_however_many_threads_ask() -> None:
     with ThreadPoolExecutor(8) as threads:
         assert len({id(one) for one in threads.map(lambda _: engine(), range(64))}) == 1
@@ -168,10 +277,13 @@ def test_one_process_has_one_engine_however_many_threads_ask() -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_child_gets_an_engine_of_its_own() -> None:
     engine().run(_where)
+    pieces = engine().iterate(lambda: _count([]))
+    next(pieces)
     child = os.fork()
     if child == 0:
         try:
             engine().run(_where)
+            pieces.close()  # The parent's; there is nothing here to close it with.
             os._exit(0)
         finally:
             os._exit(1)

@@ -199,7 +199,8 @@ class Stream:
             async for chunk in response.aiter_bytes():
                 for event in parser.feed(chunk):
                     if self._place.admits(event):
-                        self._taken += 1
+                        # Nothing else is progress: what has no id may be the same each time.
+                        self._taken += event.kind == OUTPUT
                         yield event
                 self._was_idle = parser.idle
 

@@ -9,12 +9,14 @@ caller's context, so it does.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextvars
 import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -36,6 +38,7 @@ logger = get_logger("prefect_replicate")
 # How long an interrupted caller waits for the coroutine to clean up: for the answer to a create
 # that is on its way (30 s), and then for the cancel of the job that it made (10 s).
 CLEAN_UP_WITHIN = 45.0
+DISCONNECT_WITHIN = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +80,7 @@ class Engine:
         self._downloads: Downloads | None = None
         self._prefect: dict[tuple[str | None, ...], PrefectClient] = {}
         self._entering = asyncio.Lock()
+        self._read: set[AsyncGenerator[Any, None]] = set()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="prefect-replicate", daemon=True
         )
@@ -130,12 +134,16 @@ class Engine:
         A caller that stops early, or is interrupted, waits until the generator has cleaned up.
         """
         pieces = make()
-        while (piece := self.run(partial(_next, pieces))) is not _END:
-            try:
-                yield piece
-            except BaseException:
-                self._close(pieces)
-                raise
+        self._read.add(pieces)
+        try:
+            while (piece := self.run(partial(_next, pieces))) is not _END:
+                try:
+                    yield piece
+                except BaseException:
+                    self._close(pieces)
+                    raise
+        finally:
+            self._read.discard(pieces)
 
     async def aiterate(
         self, make: Callable[[], AsyncGenerator[T, None]]
@@ -175,9 +183,25 @@ class Engine:
                 self._prefect[meant] = await get_client().__aenter__()
         return self._prefect[meant]
 
+    def finish(self) -> None:
+        """Close what a sync caller has left half read, and all connections, while the loop runs."""
+        for pieces in tuple(self._read):
+            self._read.discard(pieces)
+            self._close(pieces)
+        if self._thread.is_alive():
+            self.run(self._disconnect)
+
+    async def _disconnect(self) -> None:
+        clients, self._clients = list(self._clients.values()), {}
+        # At the very end nobody is left to hear of what goes wrong.
+        with suppress(Exception):
+            async with asyncio.timeout(DISCONNECT_WITHIN):
+                for client in clients:
+                    await client.aclose()
+
     def _close(self, pieces: AsyncGenerator[Any, None]) -> None:
-        if sys.is_finalizing():
-            return  # The loop's thread has stopped, and waiting for it would never end.
+        if sys.is_finalizing() or not self._thread.is_alive():
+            return  # At the very end, or in a forked child: waiting for it would never end.
         if threading.current_thread() is self._thread:
             # Garbage is collected in any thread, and the loop's own must not wait for itself.
             self._begin(_Submitted(self._loop), partial(_closed, pieces))
@@ -245,4 +269,11 @@ def _forget() -> None:
     _current, _starting = None, threading.Lock()
 
 
+def _finish() -> None:
+    """A process that ends does not close its generators before its threads have stopped."""
+    if _current:
+        _current.finish()
+
+
 os.register_at_fork(after_in_child=_forget)
+atexit.register(_finish)
