@@ -168,15 +168,45 @@ def test_a_model_that_does_not_stream_gives_its_text_at_the_end(
 def test_who_stops_reading_cancels_the_prediction_and_the_flow_goes_on(
     credentials: ReplicateCredentials, counting: str, replicate: LocalReplicate
 ) -> None:
+    ends: list[str] = []
+    watched = stream_model.with_options(
+        on_completion=[lambda _, __, state: ends.append(str(state.name))],
+    )
+    watched.on_rollback(lambda _: ends.append("rolled back"))
+
     @flow
     def reading() -> str:
-        for piece in stream_model(counting, LONG, credentials=credentials):
+        for piece in watched(counting, LONG, credentials=credentials):
             if piece:
                 break
         return "went on"
 
     assert reading() == "went on"
     assert _status(replicate) == "canceled"
+    assert ends == ["Completed"]
+
+
+async def test_an_async_reader_may_stop_too(
+    credentials: ReplicateCredentials, counting: str, replicate: LocalReplicate
+) -> None:
+    ends: list[str] = []
+    watched = astream_model.with_options(
+        on_completion=[lambda _, __, state: ends.append(str(state.name))],
+        on_failure=[lambda _, __, state: ends.append(str(state.name))],
+    )
+    watched.on_rollback(lambda _: ends.append("rolled back"))
+
+    @flow
+    async def reading() -> str:
+        async for _ in watched(counting, LONG, credentials=credentials):
+            break
+        return "went on"
+
+    assert await reading() == "went on"
+    while not ends:  # The loop closes what is left half read, soon after.
+        await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(_status, replicate) == "canceled"
+    assert ends == ["Completed"]
 
 
 async def test_an_async_reader_that_is_cancelled_cancels_the_prediction(
@@ -232,8 +262,12 @@ def test_what_failed_after_a_piece_is_not_run_again_and_what_failed_before_is(
     fail_at: int,
     attempts: int,
 ) -> None:
-    before, told = len(jobs(replicate)), list[str]()
-    patient = stream_model.with_options(retries=2, retry_delay_seconds=0)
+    before, told, begun = len(jobs(replicate)), list[str](), list[str]()
+    patient = stream_model.with_options(
+        retries=2,
+        retry_delay_seconds=0,
+        on_running=[lambda _, __, state: begun.append(str(state.name))],
+    )
 
     @flow
     def reading() -> None:
@@ -242,7 +276,7 @@ def test_what_failed_after_a_piece_is_not_run_again_and_what_failed_before_is(
     with pytest.raises(ModelError, match="code: PA"):
         reading()
     assert told == ["0 ", "1 "][:fail_at]
-    assert len(jobs(replicate)) == before + attempts
+    assert (len(begun), len(jobs(replicate))) == (attempts, before + attempts)
 
 
 async def test_a_retry_goes_on_with_the_same_prediction(
