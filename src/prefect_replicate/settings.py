@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import AliasChoices, AliasPath, Field, SecretStr
+from pydantic import AliasChoices, AliasPath, Field, SecretStr, ValidationError
 
 from prefect_replicate.api.client import REPLICATE
+from prefect_replicate.api.errors import ConfigurationError
 
 
 def _also(name: str) -> AliasChoices:
@@ -74,3 +75,17 @@ class ReplicateSettings(PrefectBaseSettings):
         gt=0,
         description="Seconds between looks whether the flow run still wants the job.",
     )
+
+
+def read_settings() -> ReplicateSettings:
+    """What the settings say now.
+
+    Raises:
+        ConfigurationError: One of them has no sense.
+    """
+    try:
+        return ReplicateSettings()
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"The settings of prefect-replicate cannot be read: {error}. Nothing was sent."
+        ) from None

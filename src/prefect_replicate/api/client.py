@@ -50,8 +50,8 @@ R = TypeVar("R", bound=Resource)
 
 REPLICATE = "https://api.replicate.com"
 
-# httpx's own pool takes time quadratic in its queue: 3,000 POSTs at once took 132 s, at most 8 in
-# flight 7 s, which is seven times Replicate's limit for creates.
+# httpx's own pool gets slower with its queue, so requests wait before it; `python -m
+# tests.benchmarks` has both side by side. 8 are still many times Replicate's limit for creates.
 IN_FLIGHT = 8
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)

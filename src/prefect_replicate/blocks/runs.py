@@ -269,7 +269,7 @@ class Triggers(ABC, Generic[J, R]):
         return await client_for(self.credentials), waiting
 
     async def _start(self, client: Client, waiting: Patience, input: Mapping[str, Any] | None) -> J:
-        hook = await hooks_for(self.webhook, "webhook" if self.webhook else "poll")
+        hook = await hooks_for(self.webhook)
         target = await self._target(client)
         return await start(client, target, {**self.input, **(input or {})}, waiting, hook())
 

@@ -161,19 +161,19 @@ class ReplicateWebhook(Block):
 
 
 async def hooks_for(
-    webhook: ReplicateWebhook | None, wait: Wait = "webhook"
+    webhook: ReplicateWebhook | None, wait: Wait = "poll"
 ) -> Callable[[], calls.Hook | None]:
     """Makes the webhook to ask for with each new job, into a mailbox of its own in the flow run.
 
     Args:
         webhook: Where it arrives; what the settings say if None.
-        wait: Unless it is "webhook" there is none.
+        wait: Without a webhook given there is one only if this is "webhook".
 
     Raises:
         ConfigurationError: It is not known where webhooks arrive, or there is no flow run whose
             mailbox could be used.
     """
-    if wait != "webhook":
+    if webhook is None and wait != "webhook":
         return lambda: None
     chosen, run = webhook or await default_webhook(), flow_run_id()
     if run is None:

@@ -25,12 +25,10 @@ import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.logging.loggers import get_logger
 from prefect.settings import get_current_settings
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from prefect_replicate.api.client import Access, Client, Downloads
-from prefect_replicate.api.errors import ConfigurationError
-from prefect_replicate.api.transports import Transport
-from prefect_replicate.settings import ReplicateSettings
+from prefect_replicate.settings import read_settings
 
 T = TypeVar("T")
 logger = get_logger("prefect_replicate")
@@ -166,7 +164,7 @@ class Engine:
             ConfigurationError: The base URL, the token or the transport cannot be one.
         """
         if access not in self._clients:
-            self._clients[access] = Client(access, transport=_transport())
+            self._clients[access] = Client(access, transport=read_settings().transport)
         return self._clients[access]
 
     def downloads(self) -> Downloads:
@@ -211,15 +209,6 @@ class Engine:
     def _begin(self, submitted: _Submitted, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         context = contextvars.copy_context()
         self._loop.call_soon_threadsafe(submitted.begin, make, context)
-
-
-def _transport() -> Transport:
-    try:
-        return ReplicateSettings().transport
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"The settings of prefect-replicate cannot be read: {error}. Nothing was sent."
-        ) from None
 
 
 _END: Any = object()

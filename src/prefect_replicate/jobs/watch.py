@@ -17,15 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
-from pydantic import ValidationError
-
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
 from prefect_replicate.api.client import Client, see_through
 from prefect_replicate.api.errors import (
     APIError,
     BadInputError,
-    ConfigurationError,
     DeadlineExceeded,
     JobAborted,
     JobCanceled,
@@ -39,7 +36,7 @@ from prefect_replicate.api.resources import Job, Status, Training
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
 from prefect_replicate.jobs.latest import forget
-from prefect_replicate.settings import ReplicateSettings
+from prefect_replicate.settings import read_settings
 from prefect_replicate.webhooks.mailbox import Address, address_of, read
 
 J = TypeVar("J", bound=Job)
@@ -140,12 +137,7 @@ def patience(deadline: float | None, wait: Wait = "poll") -> Patience:
     """
     if wait not in get_args(Wait):
         raise BadInputError(f"`wait` is 'poll' or 'webhook', not {wait!r}. Nothing was sent.")
-    try:
-        settings = ReplicateSettings()
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"The settings of prefect-replicate cannot be read: {error}. Nothing was sent."
-        ) from None
+    settings = read_settings()
     seconds = settings.deadline if deadline is None else deadline
     if not 0 < seconds < math.inf:
         raise BadInputError(f"A deadline is seconds above 0, not {seconds}. Nothing was sent.")

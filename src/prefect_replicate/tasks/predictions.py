@@ -85,7 +85,7 @@ async def _create_prediction(
     Pass what it returns to `wait_for_prediction`, or to `wait_for_webhook` if there is one.
     """
     client, waiting = await client_for(credentials), patience(deadline)
-    hook = await hooks_for(webhook, "webhook" if webhook else "poll")
+    hook = await hooks_for(webhook)
     target = await resolve(client, ref, deployment)
     return await start(client, target, input or {}, waiting, hook())
 

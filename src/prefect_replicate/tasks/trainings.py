@@ -74,7 +74,7 @@ async def _create_training(
     """
     client = await client_for(credentials)
     target = resolve_training(client, version, destination)
-    hook = await hooks_for(webhook, "webhook" if webhook else "poll")
+    hook = await hooks_for(webhook)
     return await start(client, target, input, patience(None), hook())
 
 
