@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from threading import Timer
 from typing import Any
 from uuid import UUID
 
@@ -10,14 +13,17 @@ from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import TaskRun
+from prefect.events import Event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run, task_run
+from prefect.utilities.engine import emit_task_run_state_change_event
 
 from prefect_replicate import (
     BatchError,
     LocalReplicate,
     Prediction,
     ReplicateCredentials,
+    cancel_prediction,
     create_prediction,
     run_batch,
     run_model,
@@ -51,6 +57,12 @@ def _ended(prefect: SyncPrefectClient, run: str) -> TaskRun | None:
     return found if found and found.state and found.state.is_final() else None
 
 
+def _name_while_running(prefect: SyncPrefectClient, run: UUID) -> str | None:
+    found = _read(prefect, run)
+    named = found and found.state and found.state.is_running() and " · " in found.name
+    return found.name if found and named else None
+
+
 def _artifacts(prefect: SyncPrefectClient, run: str) -> list[Any]:
     of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
     # Prefect keeps one of its own, without a key, for every state that has a result.
@@ -72,19 +84,36 @@ def test_a_task_run_has_its_jobs_id_in_its_name_and_a_link_to_it(
     assert named.name == f"run local/tiny:{tiny_model[-64:-56]} · {made.id[:8]}"
 
 
+@pytest.mark.parametrize("late", [0.0, 2.0], ids=["at once", "late"])
 def test_the_name_has_the_job_while_it_runs(
-    prefect: SyncPrefectClient, credentials: ReplicateCredentials, tiny_model: str
+    prefect: SyncPrefectClient,
+    credentials: ReplicateCredentials,
+    tiny_model: str,
+    replicate: LocalReplicate,
+    monkeypatch: pytest.MonkeyPatch,
+    late: float,
 ) -> None:
+    def emit(**told: Any) -> Event | None:
+        if not told["validated_state"].is_running():
+            return emit_task_run_state_change_event(**told)
+        # As when Prefect's server is busy: it hears of the state, and with it of the name that
+        # the run had then, after it was told the new name.
+        then = told | {"task_run": told["task_run"].model_copy()}
+        Timer(late, copy_context().run, [partial(emit_task_run_state_change_event, **then)]).start()
+        return None
+
+    monkeypatch.setattr("prefect.task_engine.emit_task_run_state_change_event", emit)
+
     @flow
     def running() -> None:
-        slow = {"do": "sleep", "number": 8}
+        slow = {"do": "sleep", "number": 60}
         future = run_model.submit(tiny_model, slow, credentials=credentials)
         run = future.task_run_id
-        _until(lambda: (found := _read(prefect, run)) and " · " in found.name)
-        state = prefect.read_task_run(run).state
-        assert state
-        assert state.is_running()
-        future.result()
+        name = _until(lambda: _name_while_running(prefect, run))
+        newest = jobs(replicate)[0]["id"]
+        cancel_prediction.fn(newest, credentials=credentials)
+        assert name.endswith(f" · {newest[:8]}")
+        future.wait()
 
     running()
 

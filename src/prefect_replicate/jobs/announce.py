@@ -7,10 +7,11 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from httpx import HTTPStatusError
 from prefect.artifacts import MarkdownArtifact, acreate_link_artifact
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import TaskRun
 from prefect.context import TaskRunContext
+from prefect.exceptions import ObjectNotFound
 
 from prefect_replicate.api.errors import ReplicateError
 from prefect_replicate.api.resources import Job, Prediction
@@ -19,10 +20,14 @@ from prefect_replicate.jobs.flow_run import flow_run_id, run_logger
 
 # Prefect's client tries long and often; what it shows is worth no more than this, in seconds.
 SHOW_WITHIN = 5.0
+# A busy server hears of a task run's state some seconds after it began; looked for this long.
+HEARD_WITHIN = 60.0
 # Between what a task does and the job that does it, in the task run's name.
 _MARK = " · "
 _MOST_LINES = 1000
 _UNSAFE = re.compile(r"[\s|<>`*_\[\]()!]+")
+# Kept, since the loop itself keeps no hold of a task that nobody awaits.
+_naming: set[asyncio.Task[None]] = set()
 
 
 async def announce(job: Job) -> None:
@@ -32,7 +37,7 @@ async def announce(job: Job) -> None:
     """
     kind, where = type(job).__name__.lower(), job.urls.web or job.id
     run_logger().info("Started %s of '%s': %s", kind, job.reference, where)
-    await _show(lambda prefect: asyncio.gather(_name(prefect, job), _link(prefect, job)))
+    await _show(lambda prefect: _in_prefect(prefect, job))
 
 
 async def announce_batch(what: str, ended: Sequence[Prediction | ReplicateError]) -> None:
@@ -74,17 +79,32 @@ async def _show(show: Callable[[PrefectClient], Awaitable[object]]) -> None:
         run_logger().warning("Prefect's UI does not show it: %s", error)
 
 
-async def _name(prefect: PrefectClient, job: Job) -> None:
-    """Add the job's short id to the task run's name, in place of that of an earlier attempt."""
-    context = TaskRunContext.get()
-    if context is None:
-        return
-    run = context.task_run
-    # Prefect sends the run with its name again with each state to come, and so takes this one over.
-    run.name = f"{run.name.partition(_MARK)[0]}{_MARK}{job.id[:8]}"
-    # The server may not have heard of a run that has just begun; then a later state brings it.
-    with suppress(HTTPStatusError):
-        await prefect.set_task_run_name(run.id, run.name)
+async def _in_prefect(prefect: PrefectClient, job: Job) -> None:
+    if context := TaskRunContext.get():
+        run = context.task_run
+        # In place of that of an earlier attempt. Prefect sends the run with its name again with
+        # each state to come, and so takes this one over.
+        run.name = f"{run.name.partition(_MARK)[0]}{_MARK}{job.id[:8]}"
+        naming = asyncio.create_task(_name(prefect, run))
+        _naming.add(naming)
+        naming.add_done_callback(_naming.discard)
+    await _link(prefect, job)
+
+
+async def _name(prefect: PrefectClient, run: TaskRun) -> None:
+    """Tell the server the new name once it has heard of the state that had the old one."""
+    began = run.state and run.state.timestamp
+    pause = 0.1
+    with suppress(Exception):  # A name is worth no trouble, and `_link` warns of a server away.
+        async with asyncio.timeout(HEARD_WITHIN):
+            while began:
+                with suppress(ObjectNotFound):
+                    state = (await prefect.read_task_run(run.id)).state
+                    if state and state.timestamp >= began:
+                        break
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+            await prefect.set_task_run_name(run.id, run.name)
 
 
 async def _link(prefect: PrefectClient, job: Job) -> None:
