@@ -11,6 +11,7 @@ import yaml
 from replicate.client import Client as OfficialClient
 
 from prefect_replicate.local import LocalReplicate
+from tests.local.receiver import Receiver
 
 ACTOR = """
 import os, sys, time, urllib.request
@@ -209,3 +210,11 @@ def server_of_its_own(tmp_path: Path) -> Iterator[Api]:
     """A client of a server that no other test uses."""
     with LocalReplicate(tmp_path / "root") as server:
         yield Api(server)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    receiver.start()
+    yield receiver
+    receiver.stop()

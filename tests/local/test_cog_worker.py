@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from prefect_replicate.local.cog_worker import CogletWorker, _ports, _take_port, server_sent
-from prefect_replicate.local.engine import StartFailed, WorkerSpec
+from prefect_replicate.local.engine import OutputFile, Produced, StartFailed, WorkerSpec
+from prefect_replicate.local.openapi import worker_schema
 from prefect_replicate.local.schema import inspect_folder
 from tests.local.conftest import ModelFolder
 
@@ -107,3 +108,31 @@ async def test_a_worker_that_is_ended_while_it_copies_leaves_no_folder(
     assert worker._preparing
     assert worker._preparing.done()
     assert not (tmp_path / "worker").exists()
+
+
+async def test_files_of_an_output_come_as_files_and_not_as_text(
+    tmp_path: Path, model_folder: ModelFolder
+) -> None:
+    # Fails when a new Cog no longer lets its models be wrapped: data: URIs would come instead.
+    source = """
+from typing import Iterator
+from cog import BasePredictor, Path
+class Predictor(BasePredictor):
+    def predict(self) -> Iterator[Path]:
+        Path("a.txt").write_text("content")
+        yield Path("a.txt")
+"""
+    (tmp_path / "worker").mkdir()
+    schema = worker_schema(inspect_folder(folder := model_folder(source)).openapi, "predict")
+    spec = WorkerSpec("files", folder, schema, "predict.py:Predictor", "predict")
+    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    await worker.start()
+    files = []
+    async for event in worker.run("some-run", {}):
+        if isinstance(event, Produced):
+            assert isinstance(event.value, OutputFile)
+            assert event.value.path.read_text() == "content"
+            files.append(event.value.path)
+    assert [file.suffix for file in files] == [".txt"]
+    assert not files[0].exists()  # nobody took it
+    await worker.close()

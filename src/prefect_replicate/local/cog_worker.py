@@ -3,7 +3,8 @@
 Its ways that matter here: state comes as server-sent events on the request itself, but a burst of
 some thousand events makes it cut them off and cancel the prediction; a slot is freed some
 milliseconds after its prediction; a crashed model never recovers; the model's interpreter is
-started as plain `python`; every prediction leaves a folder behind.
+started as plain `python`; every prediction leaves a folder behind; files in an output would come as
+data: URIs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from prefect_replicate.local import environment
+from prefect_replicate.local import environment, takeover
 from prefect_replicate.local.engine import (
     Ended,
     Event,
@@ -39,7 +40,7 @@ from prefect_replicate.local.engine import (
 )
 
 _PROGRAM = Path(__file__).with_name("worker_process.py")
-_LEFTOVERS = Path("/tmp/coglet/predictions")  # noqa: S108 - coglet's choice; it ignores TMPDIR
+LEFTOVERS = Path("/tmp/coglet/predictions")  # noqa: S108 - coglet's choice; it ignores TMPDIR
 _LOG_TAIL = 4000  # characters of a failed start that go into the logs
 _PREFIXES = re.compile(
     r"^(?:(?:Prediction failed|Training failed|Generator iteration error): )+", re.IGNORECASE
@@ -71,9 +72,11 @@ class CogletWorker:
     ) -> None:
         self._spec, self._folder, self._transport = spec, folder, transport
         self._start_timeout = start_timeout
+        self._outputs = folder / "outputs"  # a folder for each run
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self._preparing: asyncio.Task[None] | None = None
+        self._running = 0
         self._closing = False
         self._broken = False
         self._killed = False  # once: later the id may belong to somebody else
@@ -114,7 +117,7 @@ class CogletWorker:
                 "-P",
                 str(_PROGRAM),
                 str(os.getpid()),
-                self._spec.reference,
+                takeover.reference(),
                 self._spec.mode,
                 cwd=self._folder / "model",
                 env=self._environment(),
@@ -137,7 +140,9 @@ class CogletWorker:
         shutil.copytree(self._spec.source, model, copy_function=self._copy)
         (model / ".cog").mkdir(exist_ok=True)
         (model / ".cog" / "openapi_schema.json").write_text(json.dumps(self._spec.schema))
+        takeover.write_model(model, self._spec)
         (self._folder / "tmp").mkdir()
+        self._outputs.mkdir()
         python = self._folder / "bin" / "python"
         python.parent.mkdir()
         # Not a link: a linked interpreter would look for its virtual environment here.
@@ -205,6 +210,9 @@ class CogletWorker:
         Raises:
             WorkerLost: The process is gone.
         """
+        outputs = self._outputs / run_id
+        outputs.mkdir()
+        self._running += 1
         try:
             async with aclosing(self._watched(run_id, payload)) as events:
                 async for event in events:
@@ -218,7 +226,11 @@ class CogletWorker:
             self._broken = True
             raise WorkerLost(str(error) or type(error).__name__) from error
         finally:
+            self._running -= 1
+            if not self._running:  # another may have fetched the same
+                takeover.remove_downloads(self._folder / "tmp", payload)
             remove_leftovers(run_id)
+            shutil.rmtree(outputs, ignore_errors=True)
 
     async def _watched(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
         """Events as they happen; no end where coglet lost count of them."""
@@ -226,7 +238,7 @@ class CogletWorker:
             async for name, data in server_sent(response.aiter_raw()):
                 if name == "error" and "lagged" in data.get("error", ""):
                     return
-                if event := self._read(name, data):
+                if event := self._read(name, data, run_id):
                     yield event
                     if isinstance(event, Ended):
                         return
@@ -237,14 +249,15 @@ class CogletWorker:
         # The model that printed so much may not have ended yet, for all that it was canceled.
         async with self._post(run_id, payload, "application/json", slot_within=60.0) as response:
             answer = await asyncio.to_thread(json.loads, await response.aread())
-            return self._end(answer)
+            return self._end(answer, run_id)
 
     @asynccontextmanager
     async def _post(
         self, run_id: str, payload: dict[str, Any], accept: str, slot_within: float = 10.0
     ) -> AsyncIterator[httpx.Response]:
         until = time.monotonic() + slot_within
-        body = {"id": run_id, "input": payload}
+        context = takeover.context(self._outputs / run_id)
+        body = {"id": run_id, "input": payload, "context": context}
         while True:
             async with self._send("POST", "/predictions", body, accept, patience=None) as response:
                 if response.status_code == httpx.codes.OK:
@@ -280,27 +293,28 @@ class CogletWorker:
         finally:
             await response.aclose()
 
-    def _read(self, name: str, data: dict[str, Any]) -> Event | None:
+    def _read(self, name: str, data: dict[str, Any], run_id: str) -> Event | None:
         match name:
             case "start":
                 return Started()
             case "log":
                 return Logged(data["data"])
             case "output":
-                return Produced(data["index"], data["chunk"])
+                part = takeover.received(data["chunk"], self._outputs / run_id)
+                return Produced(data["index"], part)
             case "completed":
-                return self._end(data)
+                return self._end(data, run_id)
             case _:  # metrics come again at the end, heartbeats say nothing
                 return None
 
-    def _end(self, data: dict[str, Any]) -> Ended:
+    def _end(self, data: dict[str, Any], run_id: str) -> Ended:
         error = data.get("error")
         if error == _CRASHED:
             self._broken = True
             error = "The model's process died: it exited, crashed or ran out of memory."
         return Ended(
             status=data["status"],
-            output=data.get("output"),
+            output=takeover.received(data.get("output"), self._outputs / run_id),
             error=_PREFIXES.sub("", error) if error else None,
             logs=data.get("logs") or "",
             metrics=data.get("metrics") or {},
@@ -339,7 +353,7 @@ class CogletWorker:
 
 def remove_leftovers(run_id: str) -> None:
     """Remove the folder that coglet makes for every prediction and never removes."""
-    shutil.rmtree(_LEFTOVERS / run_id, ignore_errors=True)
+    shutil.rmtree(LEFTOVERS / run_id, ignore_errors=True)
 
 
 def _take_port(instead_of: int) -> int:

@@ -29,6 +29,17 @@ class WorkerLost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file in an output. Whoever gets it may move it, before the next event is asked for.
+
+    Attributes:
+        path: Where it is; its suffix is that of the model's file.
+    """
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The model begins, or begins again: then the output so far is void."""
 
@@ -42,7 +53,12 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """A part of the output; the only one, unless the output is a list."""
+    """A part of the output; the only one, unless the output is a list.
+
+    Attributes:
+        index: Its place in the list.
+        value: JSON, with an OutputFile for each file.
+    """
 
     index: int
     value: Any
@@ -50,7 +66,7 @@ class Produced:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end, which carries everything again."""
+    """The end, which carries everything again, files that were moved meanwhile as plain names."""
 
     status: Literal["succeeded", "failed", "canceled"]
     output: Any

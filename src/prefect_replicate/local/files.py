@@ -13,6 +13,7 @@ import mimetypes
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,37 @@ class FileStore:
         try:
             with temporary.open("xb") as file:
                 size, sha256, md5 = _write(chunks, file)
-            path = f"{secrets.token_urlsafe(32)}/{safe_name(name)}"
-            final = self._folder / path
-            final.parent.mkdir()
-            temporary.rename(final)
+            path = self._place(temporary, name)
         finally:
             temporary.unlink(missing_ok=True)
         return Stored(path, size, sha256, md5)
+
+    def take(self, file: Path, stem: str) -> str:
+        """Move a file into the store, and give its path there.
+
+        Args:
+            file: A file that nobody writes to any more.
+            stem: Its new name, without the suffix, which it keeps.
+
+        Raises:
+            ValueError: It is not a plain file.
+        """
+        temporary = self.scratch / secrets.token_hex(16)
+        try:
+            shutil.move(file, temporary)  # a copy only if that is another file system
+            # Looked at where nobody can exchange it; a link would open any file to clients.
+            if not stat.S_ISREG(temporary.lstat().st_mode):
+                raise ValueError(f"{file} is not a plain file")
+            return self._place(temporary, stem + file.suffix)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _place(self, temporary: Path, name: str) -> str:
+        path = f"{secrets.token_urlsafe(32)}/{safe_name(name)}"
+        final = self._folder / path
+        final.parent.mkdir()
+        temporary.rename(final)
+        return path
 
     def save_data_uri(self, uri: str, stem: str) -> Stored:
         """Write what a data: URI holds, named after its media type.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prefect_replicate.local.engine import OutputFile
 from prefect_replicate.local.files import delivery_path
 
 _WRAPPERS = frozenset({"$ref", "allOf", "anyOf"})
@@ -16,7 +17,8 @@ _WRAPPERS = frozenset({"$ref", "allOf", "anyOf"})
 # Stands before a file's path in stored output: addresses change, so URLs are made when asked.
 _MARK = "\x00file:"
 
-Save = Callable[[str, str], str]
+Content = str | OutputFile  # a data: URI, or a file
+Save = Callable[[Content, str], str]
 
 
 def keep_files(
@@ -28,9 +30,12 @@ def keep_files(
         value: Output, or a part of it.
         schema: What the version says of this value.
         openapi: The version's whole schema, for references in it.
-        save: Takes a data: URI and the file's name without extension, gives the path in the store.
+        save: Takes a file or a data: URI, and the file's name without extension; gives the path in
+            the store.
         name: What to call the file if the value is one.
     """
+    if isinstance(value, OutputFile):
+        return _MARK + save(value, name)
     schema = resolve(schema, openapi)
     if isinstance(value, str):
         if is_file(schema) and value.startswith("data:"):
