@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_replicate.local import LocalReplicate
+from prefect_replicate.local import Behaviour, LocalReplicate
 from tests.local.conftest import Api, Client, ModelFolder
 
 
@@ -117,13 +117,13 @@ def test_a_deployment_has_to_rest_before_it_is_deleted(
         if used:
             api.end(_predict(api, "tired", text="x").json())
     _make_old(tmp_path / "state.db", "deployments", "released_at" if used else "none")
-    with LocalReplicate(tmp_path, deployment_rest=900) as server:
+    with LocalReplicate(tmp_path, behaviour=Behaviour(deployment_rest=900)) as server:
         refused = client(server).http.delete("/deployments/local/tired")
         assert refused.status_code == 422
         assert "less than 900 seconds ago" in refused.json()["detail"]
     _make_old(tmp_path / "state.db", "deployments", "released_at")
     _make_old(tmp_path / "state.db", "runs", "completed_at")
-    with LocalReplicate(tmp_path, deployment_rest=900) as server:
+    with LocalReplicate(tmp_path, behaviour=Behaviour(deployment_rest=900)) as server:
         assert client(server).http.delete("/deployments/local/tired").status_code == 204
 
 
@@ -179,3 +179,32 @@ def test_every_field_of_a_new_deployment_is_required(api: Api, actor: str, missi
     del body[missing]
     response = api.http.post("/deployments", json=body)
     assert response.json()["detail"] == f"- {missing} is required\n"
+
+
+def test_only_what_a_deployment_keeps_stays_warm(
+    tmp_path: Path, client: Client, actor_folder: Path, model_folder: ModelFolder
+) -> None:
+    other = model_folder((actor_folder / "predict.py").read_text() + "\n# other")
+    with LocalReplicate(tmp_path / "root", behaviour=Behaviour(worker_rest=0.5)) as server:
+        api = client(server)
+        kept, idle = server.push(actor_folder, "acme/kept"), server.push(other, "acme/idle")
+        made = api.http.post("/deployments", json=_new("warm", kept, min_instances=1))
+        assert made.status_code == 200
+        api.predict(idle, text="x")
+
+        def alive() -> int:
+            return len(list((tmp_path / "root" / "workers").iterdir()))
+
+        give_up = time.monotonic() + 30
+        while alive() != 1:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        time.sleep(1)
+        assert alive() == 1
+        warm = _predict(api, "warm", text="x").json()
+        assert api.end(warm)["status"] == "succeeded"
+        api.http.patch("/deployments/local/warm", json={"min_instances": 0})
+        while alive():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        assert api.end(_predict(api, "warm", text="x").json())["status"] == "succeeded"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from prefect_replicate.local import LocalReplicate
-from prefect_replicate.local.cog_worker import _LEFTOVERS
+from prefect_replicate.local.cog_worker import LEFTOVERS
 from tests.local.conftest import Api, ModelFolder
 
 
@@ -177,10 +177,10 @@ class Predictor(BasePredictor):
 def test_coglet_leaves_nothing_of_a_prediction(api: Api, actor: str) -> None:
     prediction = api.predict(actor, prefer="", text="x", act="sleep", seconds=0.3)
     api.until(prediction, lambda run: run["status"] == "processing")
-    assert (_LEFTOVERS / prediction["id"]).exists()
+    assert (LEFTOVERS / prediction["id"]).exists()
     api.end(prediction)
     api.predict(actor, text="the next begins after the last is cleared away")
-    assert not (_LEFTOVERS / prediction["id"]).exists()
+    assert not (LEFTOVERS / prediction["id"]).exists()
 
 
 def test_canceling_ends_a_model_that_does_not_listen(api: Api, actor: str) -> None:

@@ -1,8 +1,10 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.engine import Ended, Event, Started, WorkerSpec
 from prefect_replicate.local.files import FileStore
 from prefect_replicate.local.pool import Pool
@@ -42,7 +44,7 @@ async def test_a_training_that_is_canceled_after_the_model_ended_publishes_and_k
     tmp_path: Path,
 ) -> None:
     state, files = State(tmp_path / "state.db"), FileStore(tmp_path / "files")
-    runs = Runs(state, Pool(tmp_path / "workers", Trainer), files)
+    runs = Runs(state, Pool(tmp_path / "workers", Trainer), files, Conditions())
     hashing, hashed, published = asyncio.Event(), asyncio.Event(), []
 
     async def finish(output: Any) -> Callable[[], Any]:
@@ -50,7 +52,7 @@ async def test_a_training_that_is_canceled_after_the_model_ended_publishes_and_k
         await hashed.wait()
         return lambda: published.append(output)
 
-    run = new_run(kind="training", model="acme/model", version="v", input={})
+    run = new_run(datetime.now(UTC), kind="training", model="acme/model", version="v", input={})
     spec = WorkerSpec("key", tmp_path, SCHEMA, "train.py:train", "train")
     runs.start(live := Live(run, spec, {}, finish))
     await hashing.wait()

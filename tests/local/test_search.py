@@ -98,10 +98,6 @@ def test_the_pages_of_a_search_are_asked_for_like_the_first(api: Api) -> None:
     assert rest["next"] is None
 
 
-def test_the_official_client_searches_models(official: Client, zoo: None) -> None:
-    assert [model.name for model in official.models.search("savanna")] == ["zebra-painter"]
-
-
 # --- search ---
 
 

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
-from prefect_replicate.local.cog_worker import _LEFTOVERS
+from prefect_replicate.local.cog_worker import LEFTOVERS
 from prefect_replicate.local.schema import BrokenModel
 from tests.local.conftest import Api, Client, ModelFolder
 
@@ -157,7 +158,7 @@ def test_no_process_is_left_when_the_program_is_killed(
     assert program.stdout
     prediction = program.stdout.readline().strip()
     assert _processes_in(tmp_path)
-    assert (_LEFTOVERS / prediction).exists()
+    assert (LEFTOVERS / prediction).exists()
     os.kill(program.pid, signal.SIGKILL)
     program.wait()
     program.stdout.close()
@@ -165,7 +166,7 @@ def test_no_process_is_left_when_the_program_is_killed(
     with LocalReplicate(tmp_path / "root") as server:
         end = client(server).http.get(f"/predictions/{prediction}").json()
         assert (end["status"], "stopped while it ran" in end["error"]) == ("failed", True)
-        assert not (_LEFTOVERS / prediction).exists()
+        assert not (LEFTOVERS / prediction).exists()
 
 
 def _until_importing(root: Path) -> None:
@@ -333,3 +334,27 @@ def test_the_command_is_broken_off_during_a_push_without_a_traceback(
         program.send_signal(number)
         _, said = program.communicate(timeout=20)
     assert (program.returncode, said) == (130, "")
+
+
+def test_a_request_for_the_server_itself_is_not_found(server: LocalReplicate) -> None:
+    host, port = server.base_url.removeprefix("http://").split(":")
+    head = f"OPTIONS * HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        assert b" 404 " in connection.recv(4096).partition(b"\r\n")[0]
+
+
+def test_a_client_that_goes_away_in_the_middle_is_no_error(
+    server: LocalReplicate, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = server.base_url.removeprefix("http://").split(":")
+    head = (
+        f"POST /v1/predictions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n"
+        "Content-Length: 20\r\n\r\n{}"
+    )
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.1)
+    assert api.http.get("/account").status_code == 200
+    time.sleep(0.1)
+    assert caplog.records == []

@@ -3,18 +3,17 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import EventSource, ServerSentEvent
-from replicate.client import Client as OfficialClient
 
-from prefect_replicate.local import LocalReplicate
+from prefect_replicate.local import Behaviour, LocalReplicate
 from prefect_replicate.local.runs import new_run
 from prefect_replicate.local.streams import EventStream, follow
-from tests.conftest import TEXT_MODEL
 from tests.local.conftest import Api, ModelFolder, write_model
 
 SPEAKER = """
@@ -64,7 +63,7 @@ def speaker(server: LocalReplicate, speaker_folder: Path) -> str:
 @pytest.fixture(scope="module")
 def restless(speaker_folder: Path) -> Iterator[tuple[Api, str]]:
     """A server that closes idle streams soon, and its speaker."""
-    with LocalReplicate(stream_idle=0.4) as server:
+    with LocalReplicate(behaviour=Behaviour(stream_idle=0.4)) as server:
         yield Api(server), server.push(speaker_folder, "acme/speaker")
 
 
@@ -263,17 +262,17 @@ def test_a_client_that_leaves_is_forgotten(api: Api, speaker: str) -> None:
 
 
 async def test_little_is_made_ready_for_a_client_that_reads_slowly() -> None:
-    run = new_run(kind="prediction", model="acme/model", version="v", input={})
+    run = new_run(datetime.now(UTC), kind="prediction", model="acme/model", version="v", input={})
     run.status, run.output = "succeeded", ["x" * 1000] * 10_000
-    stream = follow(run, nullcontext(asyncio.Event()), "http://x", "", 1)
+    stream = follow(run, nullcontext(asyncio.Event()), "http://x", "", idle=1)
     assert await anext(stream) == ": hi\n\n"
     assert len(await anext(stream)) < 100_000
 
 
 async def test_a_client_that_stops_reading_is_given_up() -> None:
-    run = new_run(kind="prediction", model="acme/model", version="v", input={})
+    run = new_run(datetime.now(UTC), kind="prediction", model="acme/model", version="v", input={})
     run.status, run.output = "succeeded", ["x"]
-    stream = follow(run, nullcontext(asyncio.Event()), "http://x", "", 1)
+    stream = follow(run, nullcontext(asyncio.Event()), "http://x", "", idle=1)
 
     async def never(*_: Any) -> Any:
         await asyncio.Event().wait()
@@ -282,29 +281,9 @@ async def test_a_client_that_stops_reading_is_given_up() -> None:
     await asyncio.wait_for(EventStream(stream, 0.005)(scope, never, never), 20)
 
 
-@pytest.fixture(scope="module")
-def official(server: LocalReplicate) -> OfficialClient:
-    server.push(TEXT_MODEL, "acme/text", official=True)
-    return OfficialClient(api_token=server.token, base_url=server.base_url)
-
-
-def test_the_official_client_streams_text(official: OfficialClient, server: LocalReplicate) -> None:
-    asked = {"prompt": "In the beginning", "max_tokens": 60}
-    version = server.push(TEXT_MODEL, "acme/text", official=True)
-    whole = "".join(official.run(version, input=asked))
-    for reference in ("acme/text", version):
-        received = list(official.stream(reference, input=asked))
-        assert "".join(map(str, received)) == whole
-        assert received[-1].event.value == "done"
-        assert len(received) > 20
-
-
-async def test_the_official_client_streams_text_asynchronously(official: OfficialClient) -> None:
-    asked = {"prompt": "In the beginning", "max_tokens": 20}
-    stream = await official.async_stream("acme/text", input=asked)
-    assert [event.event.value async for event in stream][-1] == "done"
-
-
-def test_the_official_client_hears_of_a_failure(official: OfficialClient, speaker: str) -> None:
-    with pytest.raises(RuntimeError, match="lost my voice"):
-        list(official.stream(speaker, input={"then": "fail"}))
+def test_a_head_of_a_stream_is_answered_at_once(api: Api, counter: str) -> None:
+    running = api.predict(counter, prefer="", to=5, pause=30)
+    response = httpx.head(stream_of(running), timeout=5)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.content == b""
+    api.http.post(running["urls"]["cancel"])

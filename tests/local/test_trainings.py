@@ -120,3 +120,17 @@ def test_a_prediction_is_not_found_among_trainings(api: Api, actor: str) -> None
     prediction = api.predict(actor, text="x")
     assert api.http.get(f"/trainings/{prediction['id']}").status_code == 404
     assert api.http.post(f"/trainings/{prediction['id']}/cancel").status_code == 404
+
+
+def test_a_model_that_is_about_to_get_a_version_is_not_deleted(
+    api: Api, server: LocalReplicate, model_folder: ModelFolder
+) -> None:
+    slow = "from cog import Path\nimport time\ndef train(data: str) -> Path:\n    time.sleep(60)\n"
+    folder = model_folder("class Predictor:\n    def predict(self) -> str: return ''\n", slow)
+    api.model("local", "expecting")
+    training = api.train(server.push(folder, "acme/slow"), "local/expecting", data="x").json()
+    refused = api.http.delete("/models/local/expecting")
+    assert refused.status_code == 422
+    assert training["id"] in refused.json()["detail"]
+    api.http.post(training["urls"]["cancel"])
+    assert api.http.delete("/models/local/expecting").status_code == 204

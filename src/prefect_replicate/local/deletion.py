@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from prefect_replicate.local.records import Deployment, Run, Version, timestamp
+from prefect_replicate.local.records import Deployment, Model, Run, Version, timestamp
 from prefect_replicate.local.state import State
 
 
@@ -20,6 +20,12 @@ def user_of(state: State, version: Version) -> str | None:
         if run.kind == "training" and f"{run.model}:{run.version}" == version.reference:
             return f"training {run.id} begins with it"
     return None
+
+
+def training_into(state: State, model: Model) -> Run | None:
+    """A training that is about to give a model a version."""
+    name = f"{model.owner}/{model.name}"
+    return next((run for run in _unfinished(state) if run.destination == name), None)
 
 
 def predictions_of(state: State, version: Version) -> list[Run]:

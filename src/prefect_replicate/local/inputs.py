@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonschema import Draft202012Validator
-
 from prefect_replicate.local.files import read_data_uri
 from prefect_replicate.local.outputs import is_file, resolve
 from prefect_replicate.local.problems import from_schema_errors, invalid_field
+from prefect_replicate.local.validators import validator
 
 REDACTED = "[REDACTED]"
 
@@ -31,8 +30,7 @@ def check(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> None:
     Raises:
         Problem: 422 with everything that is wrong.
     """
-    document = {**openapi, "$ref": "#/components/schemas/Input"}
-    errors = list(Draft202012Validator(document).iter_errors(input))
+    errors = list(validator(openapi, "#/components/schemas/Input").iter_errors(input))
     if errors:
         raise from_schema_errors(sorted(errors, key=lambda error: list(error.path)), "input")
 

@@ -13,12 +13,17 @@ LONGEST_WAIT = 60  # seconds; also what a plain "wait" means
 SHORTEST_LIFE = 5.0
 LONGEST_LIFE = 24 * 3600.0
 _LIFE = re.compile(
-    r"(?:(?P<plain>\d+)|(?=\d)(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s)?)", re.ASCII
+    r"(?:(?P<plain>\d{1,9})|(?=\d)(?:(?P<h>\d{1,9})h)?(?:(?P<m>\d{1,9})m)?(?:(?P<s>\d{1,9})s)?)",
+    re.ASCII,
 )
 
 
-def read_prefer(header: str) -> int | None:
+def read_prefer(header: str, *, cap: bool = False) -> int | None:
     """Seconds to hold the answer, from a Prefer header: "wait", "wait=N" or anything else.
+
+    Args:
+        header: Its value.
+        cap: Take 61 to 99 for 60, instead of refusing them.
 
     Raises:
         Problem: 422, N is not a number from 1 to 60.
@@ -29,14 +34,20 @@ def read_prefer(header: str) -> int | None:
             continue
         if not equals:
             return LONGEST_WAIT
-        if value.isascii() and value.isdigit() and 1 <= int(value) <= LONGEST_WAIT:
+        if re.fullmatch("[0-9]{1,3}", value) and 1 <= int(value) <= LONGEST_WAIT:
             return int(value)
+        if cap and re.fullmatch("[6-9][1-9]|[7-9]0", value, re.ASCII):
+            return LONGEST_WAIT
         raise invalid_field("Prefer", f"Must be wait or wait=N with N from 1 to {LONGEST_WAIT}")
     return None
 
 
-def read_cancel_after(header: str) -> float | None:
+def read_cancel_after(header: str, *, lenient: bool = False) -> float | None:
     """Seconds that a prediction may live, from a Cancel-After header: "90", "30s", "1h30m45s".
+
+    Args:
+        header: Its value.
+        lenient: Take one that is wrong for none, instead of refusing it.
 
     Raises:
         Problem: 422, the header is something else, or outside of 5 s to 24 h.
@@ -46,11 +57,15 @@ def read_cancel_after(header: str) -> float | None:
         return None
     match = _LIFE.fullmatch(text)
     if not match:
+        if lenient:
+            return None
         raise invalid_field(
             "Cancel-After", "Must be seconds, or a duration such as 30s or 1h30m45s"
         )
     hours, minutes, seconds = (int(match[unit] or 0) for unit in "hms")
     life = float(match["plain"] or hours * 3600 + minutes * 60 + seconds)
     if not SHORTEST_LIFE <= life <= LONGEST_LIFE:
+        if lenient:
+            return None
         raise invalid_field("Cancel-After", "Must be at least 5 seconds and at most 24 hours")
     return life

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MEDIA_TYPE = "application/problem+json"
+NOT_NOW = "Not possible now"
 
 
 class Problem(Exception):
@@ -18,11 +19,13 @@ class Problem(Exception):
     Attributes:
         status: HTTP status.
         body: The problem+json object, without anything secret.
+        headers: That go with it.
     """
 
     def __init__(self, status: int, detail: str, title: str | None = None, **extra: Any) -> None:
         super().__init__(f"{status} {detail}")
         self.status = status
+        self.headers: dict[str, str] = {}
         heading = {"title": title} if title else {}
         self.body: dict[str, Any] = {**heading, "detail": detail, "status": status, **extra}
 
@@ -76,7 +79,7 @@ def not_now(detail: str) -> Problem:
 
     Replicate's own status for this is not documented. At 409 an official client would try again.
     """
-    return Problem(422, detail, "Not possible now")
+    return Problem(422, detail, NOT_NOW)
 
 
 def unknown_version() -> Problem:

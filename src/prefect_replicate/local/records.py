@@ -40,9 +40,9 @@ class Model:
     weights_url: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Version:
-    """Code and weights that can run.
+    """Code and weights that can run; what has this id never changes, its schema neither.
 
     Attributes:
         code: Digest of the code, and name of the folder that holds it.
@@ -116,6 +116,11 @@ class Run:
         hidden: The client asked for an official model, so it is not told the version.
         streams: Its output comes in parts that can be followed.
         destination: Trainings: the model that gets the new version.
+        webhook: Where its client wants to hear of it.
+        webhook_events: Of which events; None for the usual ones.
+        echo: What the client sent and is shown again.
+        data_removed: Input, output and logs are gone.
+        odd_status: What it is said to be for as long as it has not ended, to try clients.
     """
 
     id: str
@@ -136,7 +141,11 @@ class Run:
     destination: str | None = None
     hidden: bool = False
     streams: bool = False
+    webhook: str | None = None
+    webhook_events: list[str] | None = None
     echo: dict[str, Any] = field(default_factory=dict)
+    data_removed: bool = False
+    odd_status: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -106,7 +106,7 @@ def prediction(record: Run, base: str, *, held: bool = False) -> dict[str, Any]:
     reply = {
         **_run(record, base, f"{base}/v1/predictions/{record.id}"),
         "output": None if early else deliver(record.output, base),
-        "data_removed": False,
+        "data_removed": record.data_removed,
     }
     if early:
         reply.update(status="starting", logs="")
@@ -134,7 +134,7 @@ def _run(record: Run, base: str, url: str) -> dict[str, Any]:
         "input": record.input,
         "error": record.error,
         "logs": record.logs,
-        "status": record.status,
+        "status": record.status if record.ended else record.odd_status or record.status,
         "source": "api",
         "created_at": record.created_at,
         "started_at": record.started_at,

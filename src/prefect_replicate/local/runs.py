@@ -12,10 +12,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect_replicate.local import outputs
+from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.engine import (
     Ended,
     Event,
@@ -27,6 +28,7 @@ from prefect_replicate.local.engine import (
     WorkerLost,
     WorkerSpec,
 )
+from prefect_replicate.local.faults import Fault
 from prefect_replicate.local.files import FileStore
 from prefect_replicate.local.pool import Pool
 from prefect_replicate.local.records import Run, timestamp
@@ -38,6 +40,9 @@ CANCEL_GRACE = 5.0
 # In Replicate's words, so that clients know that another try may do.
 INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
 _BIG = 1 << 20  # characters of a data: URI that are decoded in a thread
+# Seconds between looks at what has to go, and how many are looked at in one go.
+_SWEEP_EVERY = 5.0
+_SWEEP = 200
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 logger = logging.getLogger(__name__)
@@ -62,6 +67,7 @@ class Live:
         unread: Logs that are not yet in the run; put together only when somebody looks.
         finish: What is left to do after the model.
         hook: Tells the client of it.
+        fault: What is to go wrong with it.
         watchers: Set when there is new output, and at the end.
     """
 
@@ -70,6 +76,7 @@ class Live:
     payload: dict[str, Any]
     finish: Finish | None = None
     hook: Hook | None = None
+    fault: Fault | None = None
     worker: Worker | None = None
     task: asyncio.Task[None] | None = None
     asking: asyncio.Task[None] | None = None
@@ -86,27 +93,38 @@ class Runs:
         state: Where they are written down.
         pool: Where workers come from.
         files: Where output files go.
-
-    Attributes:
-        interrupted: Ids of the runs that an earlier server left behind unfinished.
+        conditions: How the server behaves.
     """
 
-    def __init__(self, state: State, pool: Pool, files: FileStore) -> None:
+    def __init__(self, state: State, pool: Pool, files: FileStore, conditions: Conditions) -> None:
         self._state, self._pool, self._files = state, pool, files
+        self._conditions = conditions
         self._live: dict[str, Live] = {}
-        self.interrupted = []
+        self._swept = 0
+        self._closed = False
+
+    def interrupted(self) -> list[Run]:
+        """The runs that are not alive here but were not ended either, newest first."""
         # What is written down before a run's end is its start.
-        for _, run in state.runs.newest({"status": "starting"}):
-            _end(run, "failed", f"{INTERRUPTED}: Local Replicate stopped while it ran.")
-            state.runs.put(run)
-            self.interrupted.append(run.id)
+        found = [run for _, run in self._state.runs.newest({"status": "starting"})]
+        return [run for run in found if run.id not in self._live]
+
+    def give_up(self, run: Run) -> None:
+        """Fail a run that was interrupted."""
+        error = f"{INTERRUPTED}: Local Replicate stopped while it ran."
+        _end(run, "failed", error, self._conditions.now())
+        self._state.runs.put(run)
 
     def start(self, live: Live) -> None:
         """Write a run down and set it going."""
         self._state.runs.put(live.run)
         self._live[live.run.id] = live
+        if live.fault and live.fault.kind == "odd_status":
+            live.run.odd_status = live.fault.status
+        if live.fault and live.fault.kind == "partial":
+            live.run.odd_status = "processing"  # also to who waits, who is else told "starting"
         if live.run.deadline:
-            left = datetime.fromisoformat(live.run.deadline) - datetime.now(UTC)
+            left = datetime.fromisoformat(live.run.deadline) - self._conditions.now()
             loop = asyncio.get_running_loop()
             live.timers.append(loop.call_later(left.total_seconds(), self._expire, live))
         live.task = asyncio.create_task(self._carry_out(live), name=f"run {live.run.id}")
@@ -116,20 +134,29 @@ class Runs:
     def get(self, run_id: str) -> Run | None:
         """A run as it is at this moment."""
         live = self._live.get(run_id)
-        return _read(live) if live else self._state.runs.get(run_id)
+        run = _read(live) if live else self._state.runs.get(run_id)
+        return self._remembered(run) if run else None
 
     def current(self, run: Run) -> Run:
         """The newest state of a run that was read from the database."""
         live = self._live.get(run.id)
-        return _read(live) if live else run
+        return self._remembered(_read(live) if live else run)
 
     async def wait(self, run: Run, seconds: float) -> bool:
         """Wait until a run has ended; whether it has."""
         live = self._live.get(run.id)
         if live and not run.ended:
+            partial = live.fault and live.fault.kind == "partial"
             with suppress(TimeoutError):
-                await asyncio.wait_for(live.ended.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await (self._first_part(run) if partial else live.ended.wait())
         return run.ended
+
+    async def _first_part(self, run: Run) -> None:
+        with self.watch(run) as changed:
+            while run.output is None and not run.ended:
+                await changed.wait()
+                changed.clear()
 
     @contextmanager
     def watch(self, run: Run) -> Iterator[asyncio.Event]:
@@ -152,6 +179,47 @@ class Runs:
             return live.run
         return run
 
+    async def sweep(self) -> None:
+        """Remove the data of old predictions, for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            try:
+                while self._sweep_some():  # noqa: ASYNC110 - others have their turn in between
+                    await asyncio.sleep(0)
+            except Exception:
+                logger.exception("The data of old predictions could not be removed")
+
+    def _sweep_some(self) -> bool:
+        """Look at the next that were made; whether there may be more that are old enough."""
+        found = self._state.runs.newest(since=self._swept, limit=_SWEEP)
+        for place, run in reversed(found):
+            # In the order of their creation: what waits for a long one goes a little later.
+            if not (run.kind == "training" or self._remembered(run).data_removed):
+                return False
+            self._swept = place
+        return len(found) == _SWEEP
+
+    def _remembered(self, run: Run) -> Run:
+        """A run without what is too old to be kept. Only predictions lose their data."""
+        keep = self._conditions.behaviour.retention
+        if keep is None or run.kind == "training" or run.data_removed or not run.completed_at:
+            return run
+        age = self._conditions.now() - datetime.fromisoformat(run.completed_at)
+        if age >= timedelta(seconds=keep):
+            self.remove_data(run)
+        return run
+
+    def _expire_data(self, run_id: str) -> None:
+        if not self._closed and (run := self.get(run_id)) and not run.data_removed:
+            self.remove_data(run)
+
+    def remove_data(self, run: Run) -> None:
+        """Remove input, output, logs and output files of a run; the rest of it stays."""
+        for path in outputs.file_paths(run.output):
+            self._files.delete(path)
+        run.input, run.output, run.logs, run.data_removed = {}, None, "", True
+        self._state.runs.put(run)
+
     async def remove(self, run: Run) -> None:
         """Forget a run and the files of its output; it is canceled first if it has not ended."""
         run = self.cancel(run)
@@ -163,6 +231,7 @@ class Runs:
 
     async def close(self) -> None:
         """Fail whatever still runs, and wait until it is let go of."""
+        self._closed = True
         lives = list(self._live.values())
         for live in lives:
             self._end(live, "failed", f"{INTERRUPTED}: Local Replicate was stopped.")
@@ -187,6 +256,13 @@ class Runs:
 
     async def _carry_out(self, live: Live) -> None:
         try:
+            if live.fault and live.fault.kind == "cold_boot":
+                await asyncio.sleep(live.fault.seconds)
+            if live.fault and live.fault.kind == "fail":
+                self._begin(live)
+                await asyncio.sleep(live.fault.seconds)
+                self._end(live, "failed", live.fault.error)
+                return
             await self._attempt(live)
         except StartFailed as error:
             if error.logs:
@@ -231,12 +307,9 @@ class Runs:
                     await worker.cancel(live.run.id)
 
     async def _apply(self, live: Live, event: Event) -> None:
-        run = live.run
         match event:
             case Started():
-                run.status, run.started_at = "processing", timestamp(datetime.now(UTC))
-                run.output = None
-                _tell(live, "start")
+                self._begin(live)
             case Logged(text):
                 live.unread.append(text)
                 _tell(live, "logs")
@@ -244,6 +317,17 @@ class Runs:
                 await self._add_part(live, event)
             case Ended():
                 await self._conclude(live, event)
+
+    def _begin(self, live: Live) -> None:
+        run, behaviour = live.run, self._conditions.behaviour
+        run.status, run.started_at = "processing", timestamp(self._conditions.now())
+        run.output = None
+        if run.kind == "prediction" and not (run.deadline and behaviour.deadline_lifts_limit):
+            limit = behaviour.run_limit
+            error = f"Prediction timed out: it ran for longer than {limit:g} seconds."
+            loop = asyncio.get_running_loop()
+            live.timers.append(loop.call_later(limit, self._stop, live, "failed", error))
+        _tell(live, "start")
 
     async def _add_part(self, live: Live, part: Produced) -> None:
         if not outputs.is_list(live.spec.schema):
@@ -293,22 +377,40 @@ class Runs:
     async def _keep(
         self, value: Any, schema: Mapping[str, Any], openapi: Mapping[str, Any], name: str
     ) -> Any:
+        saved: list[str] = []
+
+        def save(file: outputs.Content, stem: str) -> str:
+            if isinstance(file, str):
+                saved.append(self._files.save_data_uri(file, stem).path)
+            else:
+                saved.append(self._files.take(file.path, stem))
+            return saved[-1]
+
         def keep() -> Any:
             return outputs.keep_files(value, schema, openapi, save, name)
 
-        def save(uri: str, stem: str) -> str:
-            return self._files.save_data_uri(uri, stem).path
-
-        small = isinstance(value, str) and len(value) < _BIG
-        return keep() if small else await asyncio.to_thread(keep)
+        if isinstance(value, str) and len(value) < _BIG:
+            return keep()
+        keeping = asyncio.create_task(asyncio.to_thread(keep))
+        try:
+            return await asyncio.shield(keeping)
+        except BaseException:
+            # The thread goes on; nobody else knows what it has saved.
+            await asyncio.gather(keeping, return_exceptions=True)
+            for path in saved:
+                self._files.delete(path)
+            raise
 
     def _end(self, live: Live, status: str, error: str | None) -> None:
         if live.run.ended:
             return
-        _end(_read(live), status, error)
+        _end(_read(live), status, error, self._conditions.now())
         self._state.runs.put(live.run)
         live.ended.set()
         _tell(live, "completed")
+        if live.fault and live.fault.kind == "expire":
+            loop = asyncio.get_running_loop()
+            loop.call_later(live.fault.seconds, self._expire_data, live.run.id)
 
 
 def _read(live: Live) -> Run:
@@ -332,15 +434,13 @@ def new_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(26))
 
 
-def new_run(deadline: float | None = None, **fields: Any) -> Run:
+def new_run(now: datetime, deadline: float | None = None, **fields: Any) -> Run:
     """A run that is about to start; `deadline` in seconds from now."""
-    now = datetime.now(UTC)
     end = timestamp(now + timedelta(seconds=deadline)) if deadline is not None else None
     return Run(id=new_id(), created_at=timestamp(now), deadline=end, **fields)
 
 
-def _end(run: Run, status: str, error: str | None) -> None:
-    now = datetime.now(UTC)
+def _end(run: Run, status: str, error: str | None, now: datetime) -> None:
     run.status, run.error, run.completed_at = status, error, timestamp(now)
     total = (now - datetime.fromisoformat(run.created_at)).total_seconds()
     metrics = dict(run.metrics or {})

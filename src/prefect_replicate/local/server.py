@@ -10,8 +10,9 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
@@ -19,6 +20,12 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import SecretStr
 
 from prefect_replicate.api.references import Name, parse_name
+from prefect_replicate.local import address
+from prefect_replicate.local.behaviour import Behaviour
+from prefect_replicate.local.conditions import Conditions
+from prefect_replicate.local.faults import Fault, Set
+from prefect_replicate.local.janitor import Janitor
+from prefect_replicate.local.received import Received
 from prefect_replicate.local.secret_file import keep_secret
 
 if TYPE_CHECKING:
@@ -55,11 +62,7 @@ class LocalReplicate:
         port: Port to listen on; 0 for a free one.
         token: The API token to ask for. Without one, that of an earlier server in the same folder,
             else a new one.
-        deployment_rest: Seconds that a deployment must have been unused before it can be deleted;
-            900 at Replicate.
-        webhook_retries: When the last webhook of a prediction or training is tried again if it was
-            not taken, in seconds after its end; None for the last time about a minute after.
-        stream_idle: Seconds without an event until a stream is closed.
+        behaviour: How it behaves where that is not certain, or where you want it otherwise.
 
     Example:
         ```python
@@ -76,16 +79,10 @@ class LocalReplicate:
         host: str = "127.0.0.1",
         port: int = 0,
         token: str | None = None,
-        deployment_rest: float = 0.0,
-        webhook_retries: Sequence[float] | None = None,
-        stream_idle: float = 30.0,
+        behaviour: Behaviour | None = None,
     ) -> None:
         self._given_root = None if root is None else Path(root)
-        self._options: dict[str, Any] = {
-            "deployment_rest": deployment_rest,
-            "stream_idle": stream_idle,
-            **({} if webhook_retries is None else {"webhook_retries": webhook_retries}),
-        }
+        self._conditions = Conditions(behaviour)
         self._host, self._given_port, self._given_token = host, port, token
         self._running: _Running | None = None
 
@@ -164,7 +161,7 @@ class LocalReplicate:
             self._host,
             self._given_port,
             self._given_token,
-            self._options,
+            self._conditions,
         )
         try:
             running.start()
@@ -199,6 +196,100 @@ class LocalReplicate:
         """
         return self._require().push(Path(folder), parse_name(name), official=official)
 
+    @property
+    def behaviour(self) -> Behaviour:
+        """How it behaves."""
+        return self._conditions.behaviour
+
+    def behave(self, **changes: Any) -> None:
+        """Change some of its switches, from now on.
+
+        Raises:
+            pydantic.ValidationError: There is no such switch, or no such position.
+        """
+        fields = {**self._conditions.behaviour.model_dump(), **changes}
+        self._conditions.behaviour = Behaviour.model_validate(fields)
+
+    @contextmanager
+    def behaving(self, **changes: Any) -> Iterator[None]:
+        """Change some of its switches for the duration of a `with` statement."""
+        before = self._conditions.behaviour
+        self.behave(**changes)
+        try:
+            yield
+        finally:
+            self._conditions.behaviour = before
+
+    @contextmanager
+    def fault(self, kind: str, **fields: Any) -> Iterator[Set]:
+        """Let something go wrong for the duration of a `with` statement; see `Fault`.
+
+        Example:
+            ```python
+            with server.fault("drop_after", method="POST", path="/predictions") as fault:
+                ...
+            assert fault.struck == 1
+            ```
+
+        Raises:
+            LocalReplicateError: It is not running.
+            pydantic.ValidationError: There is no such fault, or it has no such field.
+        """
+        fault = Fault(kind=kind, **fields)
+        conditions = self._conditions
+        added = self._on_loop(lambda: conditions.faults.add(fault, conditions.seconds()))
+        try:
+            yield added
+        finally:
+            if self._running:
+                self._on_loop(lambda: conditions.faults.remove(added.id))
+
+    def clear_faults(self) -> None:
+        """Take back all faults.
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        self._on_loop(self._conditions.faults.clear)
+
+    def requests(self, method: str | None = None, path: str | None = None) -> list[Received]:
+        """The newest requests that it received, oldest first, answered or not.
+
+        Args:
+            method: Only those of this method, "POST".
+            path: Only those to this path, with or without /v1: "/predictions".
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        return self._on_loop(lambda: self._require().service.log.find(method, path))
+
+    def clear_requests(self) -> None:
+        """Forget the requests that it received.
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        self._on_loop(self._require().service.log.clear)
+
+    def reset(self, *, models: bool = False) -> None:
+        """Remove all predictions, trainings and files, faults and noted requests.
+
+        Args:
+            models: Remove deployments, versions and models too.
+
+        Raises:
+            LocalReplicateError: It is not running.
+        """
+        running = self._require()
+        running.ask(running.service.reset(models=models))
+
+    def _on_loop(self, look: Callable[[], T]) -> T:
+        async def on_loop() -> T:
+            return look()
+
+        return self._require().ask(on_loop())
+
     def _require(self) -> _Running:
         if self._running is None:
             raise LocalReplicateError(
@@ -211,7 +302,12 @@ class _Running:
     """A server from its start to its stop."""
 
     def __init__(
-        self, root: Path | None, host: str, port: int, token: str | None, options: dict[str, Any]
+        self,
+        root: Path | None,
+        host: str,
+        port: int,
+        token: str | None,
+        conditions: Conditions,
     ) -> None:
         self.pid = os.getpid()
         self._temporary = root is None
@@ -219,8 +315,9 @@ class _Running:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = self._root.resolve()
         self._host, self._port = host, port
-        self._options = options
+        self.conditions = conditions
         self._lock: IO[str] | None = None
+        self._janitor: Janitor | None = None
         self._loop = asyncio.new_event_loop()
         self._service: Service | None = None
         self._stopping = asyncio.Event()
@@ -234,7 +331,12 @@ class _Running:
         return self._address(self._host)
 
     def start(self) -> None:
+        if self._temporary:
+            from prefect_replicate.local.cog_worker import LEFTOVERS  # noqa: PLC0415 - as below
+
+            self._janitor = Janitor(self._root, LEFTOVERS)
         self._lock = _lock(self._root)
+        address.withdraw(self._root)  # of a server that was killed
         self.token = keep_secret(self._root / "token", "r8_local_", self.token)
         self.files_secret = keep_secret(self._root / "files_secret", "files_local_")
         self.webhook_secret = keep_secret(self._root / "webhook_secret", "whsec_")
@@ -246,6 +348,7 @@ class _Running:
         )
         self._thread.start()
         self._up.result(_PATIENCE)
+        address.announce(self._root, self._address(_own(self._host)))
 
     def stop(self) -> None:
         if self._thread and self._thread.is_alive():
@@ -257,16 +360,23 @@ class _Running:
         if self._thread is None:
             self._loop.close()
         if self._lock:
+            address.withdraw(self._root)
             _unlock(self._lock)
         if self._temporary:
             shutil.rmtree(self._root, ignore_errors=True)
+        if self._janitor:
+            self._janitor.dismiss()
 
     def push(self, folder: Path, name: Name, *, official: bool) -> str:
+        return self.ask(self.service.push(folder, name, official=official))
+
+    @property
+    def service(self) -> Service:
         if self._service is None:
             raise LocalReplicateError("Local Replicate has stopped.")
-        return self._ask(self._service.push(folder, name, official=official))
+        return self._service
 
-    def _ask(self, work: Coroutine[Any, Any, T]) -> T:
+    def ask(self, work: Coroutine[Any, Any, T]) -> T:
         asked = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return asked.result()
@@ -301,21 +411,27 @@ class _Running:
     async def _serve(self, listening: socket.socket) -> None:
         import uvicorn  # noqa: PLC0415 - part of an extra, which start() has looked for
 
+        from prefect_replicate.local.front import Front, Meter  # noqa: PLC0415 - the same
+        from prefect_replicate.local.protocol import Protocol  # noqa: PLC0415 - the same
         from prefect_replicate.local.routes import application  # noqa: PLC0415 - the same
         from prefect_replicate.local.service import Service  # noqa: PLC0415 - the same
         from prefect_replicate.local.web import Gate  # noqa: PLC0415 - the same
 
-        own = "127.0.0.1" if self._host == "0.0.0.0" else self._host  # noqa: S104 - recognised, not bound
         self._service = Service(
             self._root,
-            self._address(own),
+            self._address(_own(self._host)),
             files_secret=self.files_secret,
             webhook_secret=self.webhook_secret,
-            **self._options,
+            token=self.token,
+            conditions=self.conditions,
         )
         try:
+            api = Meter(application(self._service), self.conditions)
+            gate = Gate(api, self.token, self._host)
             config = uvicorn.Config(
-                Gate(application(self._service), self.token, self._host),
+                Front(gate, self._service.log, self.conditions),
+                http=Protocol,
+                date_header=False,  # which would be right even where it is to be wrong
                 lifespan="off",
                 log_config=None,
                 log_level="warning",
@@ -358,7 +474,7 @@ def _lock(root: Path) -> IO[str]:
     """
     import fcntl  # noqa: PLC0415 - not on Windows, where importing this module must do no harm
 
-    file = (root / "lock").open("w")
+    file = (root / address.LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -375,6 +491,11 @@ def _unlock(file: IO[str]) -> None:
     # Not by closing alone: a forked child may have a copy of the file.
     fcntl.flock(file, fcntl.LOCK_UN)
     file.close()
+
+
+def _own(host: str) -> str:
+    """By which address this machine reaches a server that is bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,30 +6,41 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from prefect_replicate.api.references import Name
+from prefect_replicate.api.references import Name, parse_name
 from prefect_replicate.local import deletion, inputs, replies
+from prefect_replicate.local.behaviour import Behaviour
 from prefect_replicate.local.cog_worker import CogletWorker, remove_leftovers
+from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
 from prefect_replicate.local.files import DELIVERY, FileStore, delivery_path
 from prefect_replicate.local.outputs import file_path
 from prefect_replicate.local.pool import Pool
-from prefect_replicate.local.records import Deployment, Model, Run, StoredFile, Version, timestamp
-from prefect_replicate.local.runs import Live, RunFailed, Runs, new_run
+from prefect_replicate.local.problems import Problem
+from prefect_replicate.local.received import RequestLog
+from prefect_replicate.local.records import (
+    Deployment,
+    Kind,
+    Model,
+    Run,
+    StoredFile,
+    Version,
+    timestamp,
+)
+from prefect_replicate.local.runs import Finish, Live, RunFailed, Runs, new_run
 from prefect_replicate.local.schema import CogModel, GivenUp, Reading
 from prefect_replicate.local.state import State
-from prefect_replicate.local.streams import IDLE
 from prefect_replicate.local.versions import Versions, version_id
 from prefect_replicate.local.web import host_name, is_loopback
-from prefect_replicate.local.webhooks import RETRIES, Webhooks
+from prefect_replicate.local.webhooks import Webhooks
 
 # Replicate's own limit for a model's setup.
 START_TIMEOUT = 600.0
@@ -64,9 +75,11 @@ class Service:
         address: The server's own address, where workers find files.
         files_secret: What signs downloads of files.
         webhook_secret: What signs webhooks.
-        deployment_rest: Seconds that a deployment must have been unused before it can be deleted.
-        webhook_retries: When a run's last webhook is tried again, in seconds after its end.
-        stream_idle: Seconds without an event until a stream is closed.
+        token: What clients show; only to keep it out of the log of requests.
+        conditions: How it behaves, and what goes wrong.
+
+    Attributes:
+        log: The requests that it received.
     """
 
     def __init__(
@@ -76,13 +89,11 @@ class Service:
         *,
         files_secret: str,
         webhook_secret: str,
-        deployment_rest: float = 0.0,
-        webhook_retries: Sequence[float] = RETRIES,
-        stream_idle: float = IDLE,
+        token: str = "",
+        conditions: Conditions,
     ) -> None:
-        self._address = address
-        self.files_secret, self.deployment_rest = files_secret, deployment_rest
-        self.stream_idle = stream_idle
+        self._address, self.files_secret = address, files_secret
+        self.conditions, self.log = conditions, RequestLog(token)
         self.state = State(root / "state.db")
         self.files = FileStore(root / "files")
         self.versions = Versions(root / "versions")
@@ -92,17 +103,30 @@ class Service:
         # A bare transport, since a client logs every request at level INFO, and we ask often.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=limits)
-        self.webhooks = Webhooks(webhook_secret, self._transport, webhook_retries)
-        self.pool = Pool(root / "workers", self._hire)
+        self.webhooks = Webhooks(webhook_secret, self._transport, conditions)
+        self.pool = Pool(root / "workers", self._hire, idle=self.behaviour.worker_rest)
         self.pool.keep_warm(self._warm_keys)
-        self.runs = Runs(self.state, self.pool, self.files)
-        for run_id in self.runs.interrupted:
-            remove_leftovers(run_id)
+        self.runs = Runs(self.state, self.pool, self.files, conditions)
         self._specs: dict[str, WorkerSpec] = {}
         self._stagings: dict[asyncio.Task[Any], Reading] = {}
-        self._background = {asyncio.create_task(self.pool.reap())}
+        self._background = {
+            asyncio.create_task(self.pool.reap()),
+            asyncio.create_task(self.runs.sweep()),
+        }
+        for run in self.runs.interrupted():
+            remove_leftovers(run.id)
+            self._resume(run)
         for _, deployment in self.state.deployments.newest():
             self.warm_up(deployment)
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """How it behaves at this moment."""
+        return self.conditions.behaviour
+
+    def now(self) -> datetime:
+        """The time by this server's clock."""
+        return self.conditions.now()
 
     async def halt(self) -> None:
         """End whatever runs."""
@@ -140,7 +164,7 @@ class Service:
             owner=name.owner,
             name=name.name,
             id=version_id(code),
-            created_at=timestamp(datetime.now(UTC)),
+            created_at=timestamp(self.now()),
             code=code,
             predict=model.predict,
             train=model.train,
@@ -220,27 +244,62 @@ class Service:
         spec = self._spec(order.version, "train", key=secrets.token_hex(8))
         live = self._prepare(order, spec, "training")
         live.run.destination = str(destination)
-
-        async def finish(output: Any) -> Callable[[], dict[str, Any]]:
-            return await self._release_training(order.version, destination, output)
-
-        live.finish = finish
+        live.finish = self._finish_training(order.version, destination)
         self.runs.start(live)
         return live.run
 
-    def _prepare(self, order: Order, spec: WorkerSpec, kind: str) -> Live:
+    def _prepare(self, order: Order, spec: WorkerSpec, kind: Kind) -> Live:
         inputs.check(spec.schema, order.input)
-        payload = inputs.payload(spec.schema, order.input, lambda url: self._reach(url, order.base))
+        model = f"{order.version.owner}/{order.version.name}"
         run = new_run(
+            self.now(),
             order.deadline,
             kind=kind,
-            model=f"{order.version.owner}/{order.version.name}",
+            model=model,
             version=order.version.id,
             input=inputs.redact(spec.schema, order.input),
             **order.fields,
         )
-        hook = self.webhooks.hook(run, lambda: replies.run(self.runs.current(run), order.base))
+        live = self._live(run, spec, order.input, order.base)
+        live.fault = self.conditions.strike("run", model=model)
+        return live
+
+    def _live(self, run: Run, spec: WorkerSpec, input: dict[str, Any], base: str) -> Live:
+        payload = inputs.payload(spec.schema, input, lambda url: self._reach(url, base))
+        hook = self.webhooks.hook(run, lambda: replies.run(self.runs.current(run), base))
         return Live(run, spec, payload, hook=hook)
+
+    def _resume(self, run: Run) -> None:
+        """Run again what was alive when an earlier server was killed, or fail it."""
+        live = self._again(run) if self.behaviour.on_restart == "rerun" else None
+        if live:
+            self.runs.start(live)
+            return
+        self.runs.give_up(run)
+        base = self._address
+        if hook := self.webhooks.hook(run, lambda: replies.run(run, base)):
+            hook.tell("completed")
+
+    def _again(self, run: Run) -> Live | None:
+        """A run from its beginning; None if what it needs is gone, or was never kept."""
+        version = self.state.versions.get(*run.model.split("/"), run.version)
+        if version is None or inputs.REDACTED in run.input.values():
+            return None
+        mode: Literal["predict", "train"] = "predict" if run.kind == "prediction" else "train"
+        key = secrets.token_hex(8) if mode == "train" else None
+        try:
+            live = self._live(run, self._spec(version, mode, key), run.input, self._address)
+        except Problem:
+            return None  # a file of its input has expired
+        if run.destination:
+            live.finish = self._finish_training(version, parse_name(run.destination))
+        return live
+
+    def _finish_training(self, base: Version, destination: Name) -> Finish:
+        async def finish(output: Any) -> Callable[[], dict[str, Any]]:
+            return await self._release_training(base, destination, output)
+
+        return finish
 
     async def _release_training(
         self, base: Version, destination: Name, output: Any
@@ -257,7 +316,7 @@ class Service:
             owner=destination.owner,
             name=destination.name,
             id=version_id(base.code, digest),
-            created_at=timestamp(datetime.now(UTC)),
+            created_at=timestamp(self.now()),
             code=base.code,
             predict=base.predict,
             train=base.train,
@@ -274,6 +333,27 @@ class Service:
         if model:
             model.run_count += 1
             self.state.models.put(model)
+
+    async def reset(self, *, models: bool) -> None:
+        """Remove all predictions, trainings and files, and what models are if that is asked for.
+
+        Args:
+            models: Remove deployments, versions and models too.
+        """
+        self.conditions.faults.clear()
+        self.log.clear()
+        for _, run in self.state.runs.newest():
+            await self.runs.remove(self.runs.current(run))
+        for _, file in self.state.files.newest():
+            self.delete_file(file)
+        if not models:
+            return
+        for _, deployment in self.state.deployments.newest():
+            self.state.deployments.delete(deployment.owner, deployment.name)
+        for _, version in self.state.versions.newest():
+            await self.delete_version(version)
+        for _, model in self.state.models.newest():
+            self.state.models.delete(model.owner, model.name)
 
     # --- workers ---
 
@@ -315,7 +395,7 @@ class Service:
     def file(self, file_id: str) -> StoredFile | None:
         """An uploaded file, unless it has expired."""
         record = self.state.files.get(file_id)
-        if record and record.expires_at <= timestamp(datetime.now(UTC)):
+        if record and record.expires_at <= timestamp(self.now()):
             self.delete_file(record)
             return None
         return record

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
@@ -25,8 +25,6 @@ from prefect_replicate.local.records import Run
 
 # Where streams are; whoever knows a prediction's id may read them.
 STREAMS = "/streams/"
-# Seconds without an event until a stream is closed.
-IDLE = 30.0
 _STALLED = 20  # times as long may a client leave unread what has been sent
 _BATCH = 1 << 16  # characters that are sent at once
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -60,6 +58,11 @@ class EventStream(StreamingResponse):
             pass  # the server cuts a connection whose answer was left unfinished
 
 
+def nothing_more() -> Response:
+    """The answer to a HEAD, which must not wait for the events."""
+    return Response(headers=_HEADERS, media_type=EventStream.media_type)
+
+
 def nothing_here() -> Response:
     """404, in events: a client that looks at nothing else than those learns of it, too."""
     detail = {"detail": "There is no stream here, or no longer."}
@@ -68,7 +71,13 @@ def nothing_here() -> Response:
 
 
 async def follow(
-    run: Run, watch: AbstractContextManager[asyncio.Event], base: str, after: str, idle: float
+    run: Run,
+    watch: AbstractContextManager[asyncio.Event],
+    base: str,
+    after: str,
+    *,
+    idle: float,
+    logs: Callable[[], str] | None = None,
 ) -> AsyncIterator[str]:
     """The events of a run, from its first on or after one of them, to its end.
 
@@ -78,13 +87,18 @@ async def follow(
         base: Address of the server, for the URLs of files.
         after: The id of the last event that the client has, or nothing.
         idle: Seconds without an event until the stream is closed.
+        logs: Gives the run's logs so far, if there are to be events of them; they come with the
+            output.
     """
+    told = 0
     place = _place_after(run, after)
     yield ": hi\n\n"
     with watch as changed:
         while True:
             changed.clear()
+            said, told = _next_logs(run, logs() if logs else "", told, place)
             text, place = _next_outputs(run, base, place)
+            text = said + text
             if text:
                 yield text
                 await asyncio.sleep(0)  # sending to a fast reader never waits for anything
@@ -102,6 +116,14 @@ async def _happens(changed: asyncio.Event, within: float) -> bool:
             return await changed.wait()
     except TimeoutError:
         return False
+
+
+def _next_logs(run: Run, logs: str, told: int, place: int) -> tuple[str, int]:
+    """What is new in the logs. It has the id of the output before it, where a reader goes on."""
+    if len(logs) <= told:
+        return "", told
+    number = _id(run, place - 1) if place else f"{_second(run)}:"
+    return _event(number, "logs", logs[told:]), len(logs)
 
 
 def _next_outputs(run: Run, base: str, place: int) -> tuple[str, int]:

@@ -30,6 +30,9 @@ from prefect_replicate.local.streams import STREAMS
 MOST_JSON = 20_000_000  # bytes; the official clients stop at 10 MB of data: URIs
 PAGE = 25
 RUNS_PAGE = 100
+# Pages for people: the front page looks for a token or a cookie itself, and whoever knows a run's
+# id may see its page.
+FRONT, PAGES = "/", "/p/"
 _LAST_PLACE = 2**62  # the database counts no further than 2**63
 # Downloads that carry a signature instead of a token.
 _SIGNED = re.compile(r"/files/[^/]+/download")
@@ -61,7 +64,9 @@ class Gate:
         path = _without_version(scope["path"])
         try:
             self._check_host(request.headers.get("host", ""))
-            if not path.startswith((DELIVERY, STREAMS)) and not _SIGNED.fullmatch(path):
+            if path == FRONT:
+                scope = {**scope, "token": self._token}
+            elif not path.startswith((DELIVERY, STREAMS, PAGES)) and not _SIGNED.fullmatch(path):
                 self._check_token(request.headers.get("authorization", ""))
         except Problem as problem:
             await answer(problem)(scope, receive, send)
@@ -86,7 +91,7 @@ def answer(problem: Exception, headers: Mapping[str, str] | None = None) -> Resp
     """A Problem as a response."""
     if not isinstance(problem, Problem):
         raise problem
-    headers = {**_challenge(problem), **(headers or {})}
+    headers = {**_challenge(problem), **problem.headers, **(headers or {})}
     return JSONResponse(
         problem.body, problem.status, media_type=problems.MEDIA_TYPE, headers=headers
     )

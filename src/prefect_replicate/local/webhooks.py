@@ -2,6 +2,7 @@
 
 A message is the state of a run, so what waits for a slow receiver is replaced by what is newer: at
 most three messages of a run are on their way or wait. Only the one about the end is insisted on.
+What goes wrong with them on purpose goes wrong here.
 """
 
 from __future__ import annotations
@@ -9,24 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
 from starlette.responses import JSONResponse
 
+from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.records import Run
 from prefect_replicate.webhooks.signatures import sign
 
 EVENTS = ("start", "output", "logs", "completed")
 DEFAULT = frozenset({"output", "completed"})
-# Seconds after a run's end at which its last message is tried again.
-RETRIES = (1.0, 3.0, 7.0, 15.0, 31.0, 61.0)
 # Seconds between messages about new output or logs.
 INTERVAL = 0.5
 _PATIENCE = 10.0  # seconds that a receiver may take to answer
-_AT_ONCE = 64
+_AT_ONCE = 1000  # receivers that hang hold a place each, for as long as that
+_FORGER = "whsec_Zm9yZ2Vkd2l0aGFub3RoZXJzZWNyZXQ="
 _LAST_PORT = 65535
 
 State = dict[str, Any]
@@ -34,14 +34,14 @@ State = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-def is_deliverable(url: str) -> bool:
-    """Whether webhooks can be sent there: http or https, and a host."""
+def is_deliverable(url: str, *, secure: bool = False) -> bool:
+    """Whether webhooks can be sent there: https, or http unless it must be secure, and a host."""
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:
         return False
     named = bool(parts.host) and (parts.port or 0) <= _LAST_PORT
-    return parts.scheme in {"http", "https"} and named
+    return parts.scheme in ({"https"} if secure else {"http", "https"}) and named
 
 
 class Webhooks:
@@ -50,22 +50,21 @@ class Webhooks:
     Args:
         secret: What they are signed with, "whsec_" and base64.
         transport: Carries them. A bare one: no redirects, no proxy, and answers are not read.
-        retries: Seconds after a run's end at which its last message is tried again.
+        conditions: When the last message of a run is tried again, and what goes wrong.
     """
 
     def __init__(
-        self, secret: str, transport: httpx.AsyncBaseTransport, retries: Sequence[float] = RETRIES
+        self, secret: str, transport: httpx.AsyncBaseTransport, conditions: Conditions
     ) -> None:
-        self.secret, self._transport, self._retries = secret, transport, retries
+        self.secret, self._transport, self.conditions = secret, transport, conditions
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def hook(self, run: Run, show: Callable[[], State]) -> Hook | None:
         """What tells of a run, if its client asked for that; `show` gives the run as JSON."""
-        url = run.echo.get("webhook")
-        events = run.echo.get("webhook_events_filter") or DEFAULT
-        return Hook(self, run, url, frozenset(events), show) if url else None
+        events = frozenset(run.webhook_events or DEFAULT)
+        return Hook(self, run, run.webhook, events, show) if run.webhook else None
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Deliver in the background, unless the server stops."""
@@ -84,26 +83,38 @@ class Webhooks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def post(self, url: str, state: State) -> str | None:
-        """Send a message once; why it was not taken, or None."""
-        return await self._attempt(url, _new_message_id(), _body(state))
+    async def post(self, url: str, state: State, copies: int = 1) -> str | None:
+        """Send a message once, or in copies; why it was not taken, or None."""
+        message_id, body = _new_message_id(), _body(state)
+        for _ in range(copies - 1):
+            await self._attempt(url, message_id, body)
+        return await self._attempt(url, message_id, body)
 
-    async def insist(self, url: str, state: State) -> str | None:
+    async def forge(self, url: str, state: State) -> None:
+        """Send what somebody else might, who does not know the secret."""
+        lie = {**state, "status": "succeeded", "error": None, "output": "forged"}
+        await self._attempt(url, _new_message_id(), _body(lie), _FORGER)
+
+    async def insist(self, url: str, state: State, copies: int = 1) -> str | None:
         """Send a message until it is taken; why it never was, or None."""
         message_id, body = _new_message_id(), _body(state)
+        for _ in range(copies - 1):
+            await self._attempt(url, message_id, body)
         loop = asyncio.get_running_loop()
         start = loop.time()
         failure = await self._attempt(url, message_id, body)
-        for after in self._retries:
+        for after in self.conditions.behaviour.webhook_retries:
             if failure is None:
                 break
             await asyncio.sleep(start + after - loop.time())
             failure = await self._attempt(url, message_id, body)
         return failure
 
-    async def _attempt(self, url: str, message_id: str, body: bytes) -> str | None:
+    async def _attempt(
+        self, url: str, message_id: str, body: bytes, secret: str | None = None
+    ) -> str | None:
         async with self._slots:
-            headers = sign(self.secret, message_id, datetime.now(UTC), body)
+            headers = sign(secret or self.secret, message_id, self.conditions.now(), body)
             headers |= {"Content-Type": "application/json", "User-Agent": "Local Replicate"}
             request = httpx.Request("POST", url, content=body, headers=headers)
             try:
@@ -145,6 +156,7 @@ class Hook:
         self._progress = False
         self._completed = asyncio.Event()
         self._quiet_until = 0.0
+        self._held: list[State] = []
         self._task: asyncio.Task[None] | None = None
 
     def tell(self, event: str) -> None:
@@ -173,17 +185,38 @@ class Hook:
         """Deliver what has waited longest; whether there was anything that is not the end."""
         if begun := self._begun:
             self._begun = None
-            self._report(await self._webhooks.post(self._url, begun))
+            await self._send("start", begun)
             return True
         if self._completed.is_set():  # which says all that the others would
-            self._report(await self._webhooks.insist(self._url, self._show()))
+            await self._send("completed", self._show())
+            for state in self._held:  # out of order on purpose
+                self._report(await self._webhooks.post(self._url, state))
             return False
         if self._progress and await self._may_speak() and not self._completed.is_set():
             self._progress = False
             self._quiet_until = asyncio.get_running_loop().time() + INTERVAL
-            self._report(await self._webhooks.post(self._url, self._show()))
+            await self._send("output", self._show())
             return True
         return self._completed.is_set()
+
+    async def _send(self, event: str, state: State) -> None:
+        webhooks, copies = self._webhooks, 1
+        fault = webhooks.conditions.strike("webhook", model=self._run.model, event=event)
+        match fault.kind if fault else None:
+            case "lose":
+                return
+            case "reorder" if event != "completed":
+                self._held.append(state)
+                return
+        if fault:
+            await asyncio.sleep(fault.seconds)
+            copies = fault.copies if fault.kind == "repeat" else 1
+            if fault.kind == "forge":
+                await webhooks.forge(self._url, state)
+                if fault.instead:
+                    return
+        deliver = webhooks.insist if event == "completed" else webhooks.post
+        self._report(await deliver(self._url, state, copies))
 
     async def _may_speak(self) -> bool:
         """Wait for the next moment for new output or logs; False if the end comes before it."""

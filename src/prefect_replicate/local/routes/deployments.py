@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -76,10 +75,11 @@ async def delete(request: Request) -> Response:
             f"{deployment.owner}/{deployment.name} is online: its min_instances is "
             f"{deployment.min_instances}. Set that to 0 first."
         )
-    if not unused(service.state, deployment, service.deployment_rest, datetime.now(UTC)):
+    rest = service.behaviour.deployment_rest
+    if not unused(service.state, deployment, rest, service.now()):
         raise problems.not_now(
             f"{deployment.owner}/{deployment.name} is in use, or was changed or used less than "
-            f"{service.deployment_rest:g} seconds ago."
+            f"{rest:g} seconds ago."
         )
     service.state.deployments.delete(deployment.owner, deployment.name)
     return Response(status_code=204)
@@ -115,8 +115,9 @@ def find(request: Request) -> Deployment:
 def _release(service: Service, fields: dict[str, Any]) -> Response:
     # JSON Schema takes 1.0 for an integer.
     counts = {name: int(fields[name]) for name in ("min_instances", "max_instances")}
-    deployment = Deployment(**{**fields, **counts, "released_at": timestamp(datetime.now(UTC))})
-    if deployment.min_instances > deployment.max_instances:
+    deployment = Deployment(**{**fields, **counts, "released_at": timestamp(service.now())})
+    strict = service.behaviour.min_above_max == "refuse"
+    if strict and deployment.min_instances > deployment.max_instances:
         raise problems.invalid_field(
             "min_instances", "Must be less than or equal to max_instances", "number_lte"
         )

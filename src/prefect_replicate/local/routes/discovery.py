@@ -42,9 +42,12 @@ async def get_collection(request: Request) -> Response:
 async def search(request: Request) -> Response:
     """search; there are no pages of documentation to find."""
     query = request.query_params.get("query", "").strip()
+    limit = _limit(request)
     if not query:
-        raise problems.Problem(400, 'Query parameter "query" is required')
-    found = rank(query, _models(request))[: _limit(request)]
+        return _refusal('Query parameter "query" is required')
+    if limit is None:
+        return _refusal(f'Query parameter "limit" must be from 1 to {_MOST}')
+    found = rank(query, _models(request))[:limit]
     fits = score(query, about(_LOCAL["name"], _LOCAL["description"]))
     reply = {
         "query": query,
@@ -69,11 +72,18 @@ def _collection(request: Request) -> dict[str, Any]:
     return {**_LOCAL, "models": [f"{model.owner}/{model.name}" for model in _models(request)]}
 
 
-def _limit(request: Request) -> int:
+def _limit(request: Request) -> int | None:
     text = request.query_params.get("limit", str(_USUAL))
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST):
-        raise problems.Problem(400, f'Query parameter "limit" must be from 1 to {_MOST}')
-    return int(text)
+    digits = text.lstrip("0")
+    # Longer numbers are too much for the reader of numbers, too.
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= len(str(_MOST))):
+        return None
+    return int(digits) if int(digits) <= _MOST else None
+
+
+def _refusal(detail: str) -> Response:
+    """400 as the API's description has it: plain JSON, alone among all refusals."""
+    return JSONResponse(problems.Problem(400, detail).body, 400)
 
 
 ROUTES = [

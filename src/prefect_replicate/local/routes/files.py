@@ -7,8 +7,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from starlette.requests import Request
@@ -40,7 +39,7 @@ async def create(request: Request) -> Response:
         upload, stored = await asyncio.to_thread(_store, service.files, body, content_type)
     finally:
         body.unlink(missing_ok=True)
-    now = datetime.now(UTC)
+    now = service.now()
     record = StoredFile(
         id=new_id(),
         path=stored.path,
@@ -92,13 +91,13 @@ async def download(request: Request) -> Response:
     service: Service = request.app.state.service
     record = _find(request)
     path = service.files.find(record.path)
-    if path is None or not _permitted(request, service.files_secret):
+    if path is None or not _permitted(request, service.files_secret, service.now()):
         raise _missing()
     media_type = "application/octet-stream"
     return FileResponse(path, media_type=media_type, filename=record.name, headers=_GUARD)
 
 
-def _permitted(request: Request, secret: str) -> bool:
+def _permitted(request: Request, secret: str, now: datetime) -> bool:
     """Whether the signature is right and has not expired."""
     query = request.query_params
     owner, expiry = query.get("owner", ""), query.get("expiry", "")
@@ -108,7 +107,7 @@ def _permitted(request: Request, secret: str) -> bool:
     if owner != replies.ACCOUNT["username"] or not hmac.compare_digest(given.encode(), right):
         return False
     try:
-        return int(expiry) >= time.time()
+        return int(expiry) >= now.timestamp()
     except ValueError:
         return False
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from prefect_replicate.local import json_text, problems, replies
-from prefect_replicate.local.deletion import user_of
+from prefect_replicate.local.deletion import training_into, user_of
 from prefect_replicate.local.records import Model, Version, timestamp
 from prefect_replicate.local.search import rank
 from prefect_replicate.local.service import Service
@@ -41,18 +42,22 @@ _CHANGE = {
     "additionalProperties": False,
     "properties": dict.fromkeys(_CHANGEABLE, _TEXT),
 }
+_URLS = ("github_url", "paper_url", "weights_url", "license_url", "cover_image_url")
+_URL_PART = r"(?:[\w.~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
+# By RFC 3986, since answers promise it; only what a browser would open.
+_URL = re.compile(rf"https?://[\w.~-]+(?::\d+)?(?:[/?]{_URL_PART})?(?:#{_URL_PART})?", re.ASCII)
 
 
 async def create(request: Request) -> Response:
     """models.create."""
     service: Service = request.app.state.service
-    body = await read_json(request, _MODEL)
+    body = _with_urls(await read_json(request, _MODEL))
     _check_owner(body["owner"])
     if service.state.models.get(body["owner"], body["name"]):
         raise problems.Problem(
             409, f"A model named {body['owner']}/{body['name']} already exists.", "Conflict"
         )
-    model = Model(**body, created_at=timestamp(datetime.now(UTC)))
+    model = Model(**body, created_at=timestamp(service.now()))
     service.state.models.put(model)
     return JSONResponse(replies.model(model, None, base_url(request)), 201)
 
@@ -66,7 +71,7 @@ async def update(request: Request) -> Response:
     """models.update."""
     service: Service = request.app.state.service
     model = _find_own(request)
-    model = replace(model, **await read_json(request, _CHANGE))
+    model = replace(model, **_with_urls(await read_json(request, _CHANGE)))
     service.state.models.put(model)
     return JSONResponse(shown(request, model))
 
@@ -79,6 +84,11 @@ async def delete(request: Request) -> Response:
     if service.latest(model.owner, model.name):
         raise problems.not_now(
             f"{model.owner}/{model.name} still has versions. Delete those first."
+        )
+    if training := training_into(service.state, model):
+        raise problems.not_now(
+            f"Training {training.id} is about to give {model.owner}/{model.name} a version. "
+            "Cancel it first."
         )
     service.state.models.delete(model.owner, model.name)
     return Response(status_code=204)
@@ -192,6 +202,20 @@ def _check_private(model: Model) -> None:
             f"{model.owner}/{model.name} is public, and only private models can be deleted, "
             "or their versions."
         )
+
+
+def _with_urls(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body whose URLs are URLs; an empty text means none.
+
+    Raises:
+        Problem: 422, they are not.
+    """
+    wrong = [name for name in _URLS if body.get(name) and not _URL.fullmatch(body[name])]
+    if wrong:
+        raise problems.invalid(
+            problems.InvalidField("format", name, "Does not match format 'uri'") for name in wrong
+        )
+    return {name: None if name in _URLS and not value else value for name, value in body.items()}
 
 
 def _words(body: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
@@ -45,7 +45,7 @@ _TRAINING = {
 async def predict(request: Request) -> Response:
     """predictions.create."""
     service: Service = request.app.state.service
-    body = await read_json(request, _VERSION_PREDICTION)
+    body = await _body(request, _VERSION_PREDICTION)
     version, hidden = _version(service, body["version"])
     return await _start(request, version, body, hidden=hidden)
 
@@ -57,7 +57,7 @@ async def predict_model(request: Request) -> Response:
     version = service.latest(model.owner, model.name)
     if not model.is_official or version is None:
         raise problems.not_found()
-    body = await read_json(request, _PREDICTION)
+    body = await _body(request, _PREDICTION)
     return await _start(request, version, body, hidden=True)
 
 
@@ -69,19 +69,19 @@ async def predict_deployment(request: Request) -> Response:
     version = service.state.versions.get(owner, name, deployment.version)
     if version is None:
         raise problems.unknown_version()
-    body = await read_json(request, _PREDICTION)
+    body = await _body(request, _PREDICTION)
     return await _start(request, version, body, deployment=deployment.name)
 
 
 async def get_prediction(request: Request) -> Response:
     """predictions.get; also of a training, whose create reply points here."""
-    return JSONResponse(_shown(request, _find(request)))
+    return JSONResponse(_as_prediction(request, _find(request)))
 
 
 async def list_predictions(request: Request) -> Response:
     """predictions.list, newest first."""
     service: Service = request.app.state.service
-    made = (_moment(request, "created_after"), _moment(request, "created_before"))
+    made = _listed(service, _moment(request, "created_after"), _moment(request, "created_before"))
     source = request.query_params.get("source")
     if source not in {None, "web"}:
         raise problems.invalid_field("source", "source must be web", "enum")
@@ -104,7 +104,7 @@ async def train(request: Request) -> Response:
     version = service.state.versions.get(names["owner"], names["name"], names["version"])
     if version is None:
         raise problems.not_found()
-    body = await read_json(request, _TRAINING)
+    body = await _body(request, _TRAINING)
     destination = _destination(service, body["destination"])
     if version.train is None:
         raise problems.Problem(
@@ -127,14 +127,30 @@ async def list_trainings(request: Request) -> Response:
         service.state,
         "training",
         lambda run: _shown(request, service.runs.current(run)),
+        _listed(service),
     )
+
+
+def _listed(
+    service: Service, after: str | None = None, before: str | None = None
+) -> tuple[str | None, str | None]:
+    """Between which moments what a list shows was made; the newest may be missing for a while."""
+    lag = service.behaviour.list_lag
+    if lag:
+        newest = timestamp(service.now() - timedelta(seconds=lag))
+        before = min(before or newest, newest)
+    return after, before
 
 
 async def cancel(request: Request) -> Response:
     """predictions.cancel and trainings.cancel; what has ended stays as it is."""
     service: Service = request.app.state.service
     kind = "training" if request.url.path.startswith("/trainings") else None
-    return JSONResponse(_shown(request, service.runs.cancel(_find(request, kind))))
+    shown = _shown if kind else _as_prediction
+    run = _find(request, kind)
+    if run.ended and service.behaviour.cancel_ended == "refuse":
+        raise problems.not_now(f"The {run.kind} has ended: it is {run.status}.")
+    return JSONResponse(shown(request, service.runs.cancel(run)))
 
 
 async def follow(request: Request) -> Response:
@@ -144,9 +160,15 @@ async def follow(request: Request) -> Response:
     if run is None or not run.streams:
         return streams.nothing_here()
     after = request.headers.get("last-event-id", "")
-    idle = service.stream_idle
+    if request.method == "HEAD":
+        return streams.nothing_more()
+    behaviour = service.behaviour
+    idle = behaviour.stream_idle
     watch = service.runs.watch(run)
-    events = streams.follow(run, watch, base_url(request), after, idle)
+    if not behaviour.stream_replay:
+        after = ""
+    logs = (lambda: service.runs.current(run).logs) if behaviour.stream_logs else None
+    events = streams.follow(run, watch, base_url(request), after, idle=idle, logs=logs)
     return streams.EventStream(events, idle)
 
 
@@ -154,17 +176,22 @@ async def _start(
     request: Request, version: Version, body: dict[str, Any], **fields: Any
 ) -> Response:
     service: Service = request.app.state.service
-    wait = read_prefer(request.headers.get("prefer", ""))
-    deadline = read_cancel_after(request.headers.get("cancel-after", ""))
+    behaviour = service.behaviour
+    wait = read_prefer(request.headers.get("prefer", ""), cap=behaviour.long_wait == "cap")
+    lenient = behaviour.bad_cancel_after == "ignore"
+    deadline = read_cancel_after(request.headers.get("cancel-after", ""), lenient=lenient)
     if body.get("stream") and not version.streams:
         raise problems.invalid_field("stream", "This model does not support streaming")
     fields["streams"] = version.streams
     run = service.predict(_order(request, version, body, deadline, **fields))
-    ended = wait is None or await service.runs.wait(run, wait)
-    reply = replies.prediction(run, base_url(request), held=wait is not None)
+    ended = wait is not None and await service.runs.wait(run, wait)
+    # The official clients take "processing" for a finished output.
+    held = wait is not None and behaviour.held_status == "starting" and not run.odd_status
+    reply = replies.prediction(service.runs.current(run), base_url(request), held=held)
     headers = {"Location": reply["urls"]["get"]}
-    if wait is not None:
-        headers["Preference-Applied"] = f"wait={wait}"
+    if wait is None:
+        return JSONResponse(reply, behaviour.create_status, headers)
+    headers["Preference-Applied"] = f"wait={wait}"
     return JSONResponse(reply, 201 if ended else 202, headers)
 
 
@@ -175,13 +202,25 @@ def _order(
     deadline: float | None = None,
     **fields: Any,
 ) -> Order:
-    if "webhook" in body and not is_deliverable(body["webhook"]):
-        raise problems.invalid_field("webhook", "Must be an http or https URL", "format")
-    echo: dict[str, Any] = {name: body[name] for name in _ECHOED if name in body}
+    service: Service = request.app.state.service
+    secure = service.behaviour.insecure_webhook == "refuse"
+    if "webhook" in body and not is_deliverable(body["webhook"], secure=secure):
+        schemes = "an https" if secure else "an http or https"
+        raise problems.invalid_field("webhook", f"Must be {schemes} URL", "format")
+    shown = _ECHOED if service.behaviour.webhook_echo else ()
+    echo: dict[str, Any] = {name: body[name] for name in shown if name in body}
     if body.get("stream"):
         echo["stream"] = True
-    fields = {**fields, "echo": echo}
+    hook = {"webhook": body.get("webhook"), "webhook_events": body.get("webhook_events_filter")}
+    fields = {**fields, **hook, "echo": echo}
     return Order(version, body["input"], base_url(request), fields, deadline)
+
+
+async def _body(request: Request, schema: dict[str, Any]) -> dict[str, Any]:
+    service: Service = request.app.state.service
+    if service.behaviour.webhook_completed == "ignore":
+        schema = {**schema, "properties": {**schema["properties"], "webhook_completed": {}}}
+    return await read_json(request, schema)
 
 
 def _version(service: Service, text: str) -> tuple[Version, bool]:
@@ -229,6 +268,11 @@ def _find(request: Request, kind: str | None = None) -> Run:
 
 def _shown(request: Request, run: Run) -> dict[str, Any]:
     return replies.run(run, base_url(request))
+
+
+def _as_prediction(request: Request, run: Run) -> dict[str, Any]:
+    """A run among predictions, where a training has what every prediction has."""
+    return {"output": None, "data_removed": run.data_removed, **_shown(request, run)}
 
 
 def _moment(request: Request, name: str) -> str | None:
