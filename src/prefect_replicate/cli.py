@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
@@ -18,12 +22,22 @@ from prefect_replicate.api.errors import ConfigurationError, ReplicateError, Tra
 from prefect_replicate.blocks.webhook import ReplicateWebhook, default_webhook
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
+from prefect_replicate.local.address import default_root, find
+from prefect_replicate.local.remote import RemoteServer
 from prefect_replicate.local.schema import BrokenModel
+from prefect_replicate.local.web import is_loopback
 from prefect_replicate.webhooks.signatures import sign
 
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 # Seconds that a look at another server may take before the receiver starts without it.
 _LOOK_WITHIN = 5.0
+_DEFAULT = "default: prefect-replicate/local in $XDG_DATA_HOME or ~/.local/share"
+_LOCAL = "Serves Replicate's API on this machine, and runs Cog models that are pushed to it."
+_WHICH = (
+    "Without --root, the commands push, models and reset work on the server that "
+    "REPLICATE_BASE_URL and REPLICATE_API_TOKEN name, if that is on this machine. Otherwise they "
+    "work on the server that runs in the folder, or on the folder itself while none runs."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,21 +60,10 @@ def _tell(what: object) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prefect-replicate", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    local = commands.add_parser("local", help="Local Replicate, the embedded server")
-    serve = local.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "serve", help="run it until Ctrl-C"
+    local = commands.add_parser(
+        "local", help="Local Replicate, the embedded server", description=_LOCAL, epilog=_WHICH
     )
-    _add_address(serve, port=8777)
-    serve.add_argument("--root", help="folder for its state; without one nothing is kept")
-    serve.add_argument(
-        "--push",
-        nargs=2,
-        metavar=("FOLDER", "OWNER/NAME"),
-        action="append",
-        default=[],
-        help="add a Cog model at the start",
-    )
-    serve.set_defaults(run=_serve)
+    _add_local(local.add_subparsers(required=True, metavar="COMMAND"))
     webhooks = commands.add_parser("webhooks", help="the receiver of Replicate's webhooks")
     receive = webhooks.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "serve", help="run it until Ctrl-C"
@@ -72,6 +75,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_local(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser("serve", help="run it until Ctrl-C")
+    _add_address(serve, port=8777)
+    place = serve.add_mutually_exclusive_group()
+    place.add_argument("--root", type=Path, metavar="DIR", help=f"folder for its state; {_DEFAULT}")
+    place.add_argument("--ephemeral", action="store_true", help="keep nothing when it stops")
+    serve.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="push each folder in DIR that has a cog.yaml, as local/<its name>",
+    )
+    serve.add_argument(
+        "--push",
+        nargs=2,
+        metavar=("FOLDER", "OWNER/NAME"),
+        action="append",
+        default=[],
+        help="push a Cog model at the start; may be given several times",
+    )
+    serve.set_defaults(run=_serve)
+    push = _add_asking(commands, "push", "make a Cog model's folder the newest version of a model")
+    push.add_argument("folder", type=Path, metavar="FOLDER", help="holds cog.yaml")
+    push.add_argument("name", metavar="OWNER/NAME", help="the model; it is made if there is none")
+    push.add_argument(
+        "--official", action="store_true", help="clients may run it without naming a version"
+    )
+    push.set_defaults(run=_push)
+    models = _add_asking(commands, "models", "list the models, each with its newest version")
+    models.set_defaults(run=_models)
+    reset = _add_asking(commands, "reset", "remove all predictions, trainings and files")
+    reset.add_argument(
+        "--models", action="store_true", help="remove models, versions and deployments as well"
+    )
+    reset.add_argument("--yes", action="store_true", help="do not ask before")
+    reset.set_defaults(run=_reset)
+
+
+def _add_asking(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, does: str
+) -> argparse.ArgumentParser:
+    """A command that works on a server, or on its folder while none runs."""
+    command = commands.add_parser(name, help=does, description=f"{does.capitalize()}. {_WHICH}")
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help=f"folder of the server's state; {_DEFAULT}"
+    )
+    return command
+
+
 def _add_address(command: argparse.ArgumentParser, *, port: int) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
     command.add_argument("--port", type=int, default=port, help="0 takes a free one")
@@ -80,17 +132,111 @@ def _add_address(command: argparse.ArgumentParser, *, port: int) -> None:
 def _serve(options: argparse.Namespace) -> int:
     # Until all is up, both break off what is under way, which may be the import of a model.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with LocalReplicate(options.root, host=options.host, port=options.port) as server:
-        for folder, name in options.push:
+    root = None if options.ephemeral else options.root or default_root()
+    pushes = [(Path(folder), name) for folder, name in options.push]
+    if options.models:
+        pushes += _models_in(options.models)
+    with LocalReplicate(root, host=options.host, port=options.port) as server:
+        for folder, name in pushes:
             print(f"pushed {server.push(folder, name)}")
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         print("Local Replicate is up. Any Replicate client uses it with")
         print(f"  export REPLICATE_BASE_URL={server.base_url}")
-        print(f"  export REPLICATE_API_TOKEN={server.token}", flush=True)
+        print(f"  export REPLICATE_API_TOKEN={server.token}")
+        print(f"Its pages: {_pages(server)}")
+        print(f"It keeps {f'its state in {root}' if root else 'nothing'}.", flush=True)
         stop.wait()
     return 0
+
+
+def _pages(server: LocalReplicate) -> str:
+    # It needs an extra, which a server that runs has looked for.
+    from prefect_replicate.local.pages import front_page_link  # noqa: PLC0415
+
+    return front_page_link(server.base_url, server.token)
+
+
+def _models_in(folder: Path) -> list[tuple[Path, str]]:
+    """The Cog models in the folders of a folder, with the names that they get.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    found = sorted(config.parent for config in folder.glob("*/cog.yaml"))
+    if not found:
+        raise ConfigurationError(f"No folder in {folder} has a cog.yaml.")
+    return [(each, f"local/{each.name}") for each in found]
+
+
+def _push(options: argparse.Namespace) -> int:
+    with _reached(options.root, make=True) as server:
+        print(f"pushed {server.push(options.folder, options.name, official=options.official)}")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    with _reached(options.root) as server:
+        for model in server.models():
+            print(model)
+    return 0
+
+
+def _reset(options: argparse.Namespace) -> int:
+    with _reached(options.root) as server:
+        what = "models, deployments, predictions" if options.models else "predictions"
+        question = f"Remove all {what}, trainings and files of {server}? [y/N] "
+        if not options.yes and not _agreed(question):
+            _tell("nothing was removed")
+            return 1
+        server.reset(models=options.models)
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
+@contextmanager
+def _reached(root: Path | None, *, make: bool = False) -> Iterator[RemoteServer]:
+    """The server that a command means, or one on the same folder for as long as it is needed.
+
+    Args:
+        root: The folder of the server's state, if the command was given one.
+        make: Begin a new state if there is none; else that is an error.
+
+    Raises:
+        LocalReplicateError: There is none, or it cannot be started.
+    """
+    named = os.environ.get("REPLICATE_BASE_URL", "")
+    if root is None and _is_here(named):
+        with RemoteServer(named, os.environ.get("REPLICATE_API_TOKEN", "")) as server:
+            yield server
+        return
+    root = root or default_root()
+    if not make and not root.is_dir():
+        raise LocalReplicateError(f"No Local Replicate has kept anything: there is no {root}.")
+    if running := find(root):
+        with RemoteServer(running, (root / "token").read_text(), root) as server:
+            yield server
+        return
+    with (
+        LocalReplicate(root) as started,
+        RemoteServer(started.base_url, started.token, root) as server,
+    ):
+        yield server
+
+
+def _is_here(url: str) -> bool:
+    """Whether a URL can only be of a server on this machine."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # no URL at all
+        return False
 
 
 def _receive(options: argparse.Namespace) -> int:

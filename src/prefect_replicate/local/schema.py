@@ -76,6 +76,15 @@ class CogModel:
     streams: bool
 
 
+def no_config(folder: Path) -> BrokenModel:
+    """The report on a folder without cog.yaml."""
+    return BrokenModel(
+        folder,
+        "it has no cog.yaml",
+        'Give the folder that holds it, or write one: predict: "predict.py:Predictor".',
+    )
+
+
 class GivenUp(Exception):
     """A reading was given up from another thread."""
 
@@ -161,11 +170,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise BrokenModel(
-            folder,
-            "it has no cog.yaml",
-            'Give the folder that holds it, or write one: predict: "predict.py:Predictor".',
-        ) from None
+        raise no_config(folder) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BrokenModel(
             folder, "cog.yaml cannot be read", "Correct cog.yaml.", str(error)

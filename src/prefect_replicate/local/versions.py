@@ -76,15 +76,8 @@ class Versions:
         return code, model
 
     def _copy(self, source: Path, target: Path, reading: Reading) -> None:
-        own = self._folder.parent.resolve()
-        if source.resolve() == own:
-            raise BrokenModel(
-                source,
-                "it is where Local Replicate keeps its own state",
-                "Give the model or Local Replicate another folder.",
-            )
         target.mkdir()
-        for path in _files(source, without=own):
+        for path in model_files(source, self._folder.parent):
             reading.check()
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +116,26 @@ class Versions:
             weights=weights,
             single_use=mode == "train",
         )
+
+
+def model_files(folder: Path, root: Path | None = None) -> Iterator[Path]:
+    """The files of a model's folder that belong to a version of it.
+
+    Args:
+        folder: The folder.
+        root: Where Local Replicate keeps its state, which may be inside of the folder.
+
+    Raises:
+        BrokenModel: A version cannot hold what is in the folder.
+    """
+    own = root and root.resolve()
+    if own and folder.resolve() == own:
+        raise BrokenModel(
+            folder,
+            "it is where Local Replicate keeps its own state",
+            "Give the model or Local Replicate another folder.",
+        )
+    yield from _files(folder, without=own)
 
 
 def digest(folder: Path) -> str:
