@@ -11,6 +11,7 @@ import pytest
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
 from prefect_replicate.api.references import Name
+from tests.contract.document import followed, operations
 
 ID = "a" * 64
 MODEL, DEPLOYMENT = Name("own", "model"), Name("own", "prod")
@@ -64,40 +65,25 @@ CALLS: dict[str, Callable[[], Call[Any]]] = {
 ALSO = {"models.search"}
 
 
-def _operations(openapi: dict[str, Any]) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    return {
-        operation["operationId"]: (method.upper(), path, operation)
-        for path, methods in openapi["paths"].items()
-        for method, operation in methods.items()
-        if "operationId" in operation
-    }
-
-
-def _followed(openapi: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
-    """A part of the document, or what it refers to."""
-    for key in part.get("$ref", "").removeprefix("#").split("/")[1:]:
-        openapi = openapi[key]
-    return openapi if "$ref" in part else part
-
-
 def test_every_operation_is_a_call_of_its_name(openapi: dict[str, Any]) -> None:
     public = {
         name
         for name, value in inspect.getmembers(calls, inspect.isfunction)
         if value.__module__ == calls.__name__ and not name.startswith("_")
     }
-    expected = {name.replace(".", "_") for name in {*_operations(openapi), *ALSO}}
+    expected = {name.replace(".", "_") for name in {*operations(openapi), *ALSO}}
     assert public - {"multipart"} == expected
-    assert set(CALLS) == set(_operations(openapi))
+    assert set(CALLS) == set(operations(openapi))
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_is_sent_as_the_document_has_it(openapi: dict[str, Any], name: str) -> None:
-    method, path, operation = _operations(openapi)[name]
+    operation = operations(openapi)[name]
     call = CALLS[name]()
-    assert (call.operation, call.method) == (name, method)
-    assert re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), call.path)
-    declared = [_followed(openapi, parameter) for parameter in operation.get("parameters", ())]
+    assert (call.operation, call.method) == (name, operation.method)
+    assert re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", operation.path), call.path)
+    parameters = operation.described.get("parameters", ())
+    declared = [followed(openapi, parameter) for parameter in parameters]
     assert set(call.params) | set(call.headers) <= {parameter["name"] for parameter in declared}
     required = {
         parameter["name"]
@@ -109,13 +95,13 @@ def test_a_call_is_sent_as_the_document_has_it(openapi: dict[str, Any], name: st
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_sends_the_fields_that_the_document_has(openapi: dict[str, Any], name: str) -> None:
-    operation = _operations(openapi)[name][2]
-    content = operation.get("requestBody", {}).get("content", {})
+    described = operations(openapi)[name].described
+    content = described.get("requestBody", {}).get("content", {})
     call = CALLS[name]()
     assert (call.body is not None) == ("application/json" in content)
     assert (call.upload is not None) == ("multipart/form-data" in content)
     if isinstance(call.body, dict):
-        schema = _followed(openapi, content["application/json"]["schema"])
+        schema = followed(openapi, content["application/json"]["schema"])
         assert set(schema.get("required", ())) <= set(call.body) <= set(schema["properties"])
 
 
