@@ -7,7 +7,8 @@ import tempfile
 
 # Before anything imports Prefect, which reads its settings once.
 for _name in [name for name in os.environ if name.startswith(("REPLICATE_", "PREFECT_"))]:
-    del os.environ[_name]
+    if not _name.startswith("PREFECT_REPLICATE_"):  # how large the tests are to be
+        del os.environ[_name]
 os.environ |= {
     # Empty and not absent, or else a developer's .env would be read.
     "REPLICATE_API_TOKEN": "",

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import imports
+from tests.benchmarks import imports, local
 from tests.benchmarks.service import LISTENING
 
 ROOT = Path(__file__).parents[2]
@@ -172,8 +172,8 @@ def rows(case: str, scale: float, rounds: int, url: str, give_up: float) -> list
 
 
 @contextmanager
-def surroundings() -> Iterator[None]:
-    """An environment without the user's token and profile, and a Prefect server for the flow."""
+def surroundings(*, prefect: bool) -> Iterator[None]:
+    """An environment without the user's token and profile; a Prefect server if a flow needs it."""
     given = os.environ.get("PREFECT_API_URL")
     for name in [name for name in os.environ if name.startswith(("REPLICATE_", "PREFECT_"))]:
         del os.environ[name]
@@ -186,7 +186,8 @@ def surroundings() -> Iterator[None]:
             # Two lines for each job, which no other contender writes.
             "PREFECT_LOGGING_LEVEL": "WARNING",
         }
-        os.environ["PREFECT_API_URL"] = given or stack.enter_context(_prefect_server())
+        if prefect:
+            os.environ["PREFECT_API_URL"] = given or stack.enter_context(_prefect_server())
         yield
 
 
@@ -202,7 +203,7 @@ def _prefect_server() -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is named, or everything."""
-    names = [*CASES, "imports"]
+    names = [*CASES, "local", "imports"]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of a tenth each")
     parser.add_argument("--rounds", type=int, help="how many rounds (3)")
@@ -213,14 +214,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = given.name or names
     rounds = given.rounds or (1 if given.quick else 3)
     scale, give_up = (0.1, 10.0) if given.quick else (1.0, GIVE_UP)
-    with surroundings(), service() as url:
-        _introduce(rounds, give_up)
-        for case in (name for name in CASES if name in chosen):
-            table = rows(case, scale, rounds, url, give_up)
-            _say("", f"{case}: {CASES[case].title}, all at once", HEAD, *map(str, table))
+    _introduce(rounds, give_up)
+    races = [name for name in CASES if name in chosen]
+    with surroundings(prefect="jobs" in races):
+        if races:
+            _race(races, scale, rounds, give_up)
+        if "local" in chosen:
+            _say("", "local: Local Replicate itself, and coglet, which runs its models, alone")
+            _say(*local.table(rounds, local.QUICK if given.quick else local.FULL))
         if "imports" in chosen:
             _say("", "imports: a fresh interpreter each")
             _say(*imports.table(1 if given.quick else imports.ROUNDS))
+
+
+def _race(cases: Sequence[str], scale: float, rounds: int, give_up: float) -> None:
+    with service() as url:
+        for case in cases:
+            table = rows(case, scale, rounds, url, give_up)
+            _say("", f"{case}: {CASES[case].title}, all at once", HEAD, *map(str, table))
 
 
 def _say(*lines: str) -> None:

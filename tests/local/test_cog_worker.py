@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import pytest
 
 from prefect_replicate.local.cog_worker import CogletWorker, _ports, _take_port, server_sent
@@ -19,6 +19,12 @@ async def _events(chunks: list[bytes]) -> list[tuple[str, dict[str, Any]]]:
             yield chunk
 
     return [event async for event in server_sent(stream())]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        yield session
 
 
 @pytest.mark.parametrize(
@@ -37,7 +43,7 @@ async def test_events_are_read_however_they_are_cut(chunks: list[bytes]) -> None
 
 
 async def test_a_worker_that_is_not_ready_in_time_is_given_up_and_ended(
-    tmp_path: Path, model_folder: ModelFolder
+    tmp_path: Path, model_folder: ModelFolder, session: aiohttp.ClientSession
 ) -> None:
     source = """
 import time
@@ -49,8 +55,7 @@ class Predictor(BasePredictor):
         return ""
 """
     spec = WorkerSpec("slow", model_folder(source), {}, "predict.py:Predictor", "predict")
-    transport = httpx.AsyncHTTPTransport()
-    worker = CogletWorker(spec, tmp_path / "worker", transport, start_timeout=0.5)
+    worker = CogletWorker(spec, tmp_path / "worker", session, start_timeout=0.5)
     (tmp_path / "worker").mkdir()
     with pytest.raises(StartFailed, match=r"E6716: the model was not ready after 0\.5 s"):
         await worker.start()
@@ -60,7 +65,7 @@ class Predictor(BasePredictor):
 
 
 async def test_a_setup_that_fails_over_a_port_is_not_tried_again_and_leaves_no_process(
-    tmp_path: Path, model_folder: ModelFolder
+    tmp_path: Path, model_folder: ModelFolder, session: aiohttp.ClientSession
 ) -> None:
     source = """
 from pathlib import Path
@@ -77,7 +82,7 @@ class Predictor(BasePredictor):
     (tmp_path / "worker").mkdir()
     schema = inspect_folder(folder := model_folder(source)).openapi
     spec = WorkerSpec("port", folder, schema, "predict.py:Predictor", "predict")
-    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    worker = CogletWorker(spec, tmp_path / "worker", session, start_timeout=30)
     with pytest.raises(StartFailed, match="Address already in use"):
         await worker.start()
     assert (tmp_path / "worker" / "started").read_text() == "x"
@@ -91,14 +96,14 @@ def test_a_port_is_given_to_one_worker_at_a_time() -> None:
 
 
 async def test_a_worker_that_is_ended_while_it_copies_leaves_no_folder(
-    tmp_path: Path, model_folder: ModelFolder
+    tmp_path: Path, model_folder: ModelFolder, session: aiohttp.ClientSession
 ) -> None:
     folder = model_folder("")
     for number in range(2_000):
         (folder / str(number)).touch()
     (tmp_path / "worker").mkdir()
     spec = WorkerSpec("big", folder, {}, "predict.py:Predictor", "predict")
-    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    worker = CogletWorker(spec, tmp_path / "worker", session, start_timeout=30)
     starting = asyncio.create_task(worker.start())
     while not (tmp_path / "worker" / "model").exists():
         await asyncio.sleep(0)
@@ -111,7 +116,7 @@ async def test_a_worker_that_is_ended_while_it_copies_leaves_no_folder(
 
 
 async def test_files_of_an_output_come_as_files_and_not_as_text(
-    tmp_path: Path, model_folder: ModelFolder
+    tmp_path: Path, model_folder: ModelFolder, session: aiohttp.ClientSession
 ) -> None:
     # Fails when a new Cog no longer lets its models be wrapped: data: URIs would come instead.
     source = """
@@ -125,7 +130,7 @@ class Predictor(BasePredictor):
     (tmp_path / "worker").mkdir()
     schema = worker_schema(inspect_folder(folder := model_folder(source)).openapi, "predict")
     spec = WorkerSpec("files", folder, schema, "predict.py:Predictor", "predict")
-    worker = CogletWorker(spec, tmp_path / "worker", httpx.AsyncHTTPTransport(), start_timeout=30)
+    worker = CogletWorker(spec, tmp_path / "worker", session, start_timeout=30)
     await worker.start()
     files = []
     async for event in worker.run("some-run", {}):

@@ -252,3 +252,20 @@ def test_each_folder_keeps_a_secret_of_its_own_for_downloads(tmp_path: Path) -> 
     assert (tmp_path / "one" / "files_secret").stat().st_mode & 0o777 == 0o600
     with LocalReplicate(tmp_path / "one") as one:
         assert one.files_secret == secret
+
+
+def test_a_delivered_file_is_of_the_type_that_its_name_says(
+    api: Api, server: LocalReplicate
+) -> None:
+    store = server._require().service.files
+    types = {"a.png": "image/png", "a.webp": "image/webp", "a.flac": "audio/flac", "a": None}
+    for name, expected in types.items():
+        path = store.save([b"x"], name).path
+        told = httpx.get(f"{server.base_url}/delivery/{path}").headers["content-type"]
+        assert told == (expected or "application/octet-stream")
+
+
+def test_an_uploads_type_is_never_more_than_a_line(api: Api) -> None:
+    asked = {"type": "text/plain\r\nX-Evil: 1"}
+    made = api.http.post("/files", data=asked, files={"content": ("a", b"x")}).json()
+    assert made["content_type"] == "application/octet-stream"

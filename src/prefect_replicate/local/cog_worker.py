@@ -25,7 +25,7 @@ from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from prefect_replicate.local import environment, takeover
 from prefect_replicate.local.engine import (
@@ -43,13 +43,16 @@ _PROGRAM = Path(__file__).with_name("worker_process.py")
 LEFTOVERS = Path("/tmp/coglet/predictions")  # noqa: S108 - coglet's choice; it ignores TMPDIR
 _LOG_TAIL = 4000  # characters of a failed start that go into the logs
 _PREFIXES = re.compile(
-    r"^(?:(?:Prediction failed|Training failed|Generator iteration error): )+", re.IGNORECASE
+    r"^(?:(?:(?:Async )?Prediction failed|Training failed|Generator iteration error): )+",
+    re.IGNORECASE,
 )
 _SETUP_PREFIX = re.compile(r"^.*\bsetup failed: ", re.IGNORECASE | re.DOTALL)
 _BIG = 1 << 20  # bytes of an event that are read in a thread
 _CRASHED = "Worker crashed"
 _PORT_TAKEN = "Address already in use"
 _ports: set[int] = set()  # of all workers of this program, from before they listen
+# How it shows that the process is gone, or does not answer.
+_LOST = (aiohttp.ClientError, TimeoutError)
 
 
 class CogletWorker:
@@ -58,7 +61,7 @@ class CogletWorker:
     Args:
         spec: What to run.
         folder: A folder of its own: the model's working copy, its temporary files, its log.
-        transport: For HTTP to the process.
+        session: For HTTP to the process.
         start_timeout: Seconds until a worker that is not ready counts as failed; coglet has no
             limit of its own, and waits for ever where its interpreter cannot start.
     """
@@ -67,10 +70,10 @@ class CogletWorker:
         self,
         spec: WorkerSpec,
         folder: Path,
-        transport: httpx.AsyncBaseTransport,
+        session: aiohttp.ClientSession,
         start_timeout: float,
     ) -> None:
-        self._spec, self._folder, self._transport = spec, folder, transport
+        self._spec, self._folder, self._session = spec, folder, session
         self._start_timeout = start_timeout
         self._outputs = folder / "outputs"  # a folder for each run
         self._port = 0
@@ -194,8 +197,8 @@ class CogletWorker:
     async def _health(self) -> dict[str, Any]:
         try:
             async with self._send("GET", "/health-check") as response:
-                return dict(json.loads(await response.aread()))
-        except (httpx.TransportError, ValueError):
+                return dict(json.loads(await response.read()))
+        except (*_LOST, ValueError):
             return {}
 
     def _log(self) -> str:
@@ -222,7 +225,7 @@ class CogletWorker:
             # The model printed faster than coglet could tell, which made coglet give up on both.
             yield Started()
             yield await self._unwatched(run_id, payload)
-        except httpx.TransportError as error:
+        except _LOST as error:
             self._broken = True
             raise WorkerLost(str(error) or type(error).__name__) from error
         finally:
@@ -235,38 +238,38 @@ class CogletWorker:
     async def _watched(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
         """Events as they happen; no end where coglet lost count of them."""
         async with self._post(run_id, payload, "text/event-stream") as response:
-            async for name, data in server_sent(response.aiter_raw()):
+            async for name, data in server_sent(response.content.iter_any()):
                 if name == "error" and "lagged" in data.get("error", ""):
                     return
                 if event := self._read(name, data, run_id):
                     yield event
                     if isinstance(event, Ended):
                         return
-        raise httpx.ReadError("its answer ended before the prediction did")
+        raise aiohttp.ClientPayloadError("its answer ended before the prediction did")
 
     async def _unwatched(self, run_id: str, payload: dict[str, Any]) -> Ended:
         """The end alone."""
         # The model that printed so much may not have ended yet, for all that it was canceled.
         async with self._post(run_id, payload, "application/json", slot_within=60.0) as response:
-            answer = await asyncio.to_thread(json.loads, await response.aread())
+            answer = await asyncio.to_thread(json.loads, await response.read())
             return self._end(answer, run_id)
 
     @asynccontextmanager
     async def _post(
         self, run_id: str, payload: dict[str, Any], accept: str, slot_within: float = 10.0
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         until = time.monotonic() + slot_within
         context = takeover.context(self._outputs / run_id)
         body = {"id": run_id, "input": payload, "context": context}
         while True:
             async with self._send("POST", "/predictions", body, accept, patience=None) as response:
-                if response.status_code == httpx.codes.OK:
+                if response.status == 200:
                     yield response
                     return
-                text = (await response.aread()).decode(errors="replace")
+                text = (await response.read()).decode(errors="replace")
             # A slot is freed a few milliseconds after the prediction that held it.
-            if response.status_code != httpx.codes.CONFLICT or time.monotonic() > until:
-                raise httpx.RemoteProtocolError(f"{response.status_code} {text[:500]}")
+            if response.status != 409 or time.monotonic() > until:
+                raise aiohttp.ClientError(f"{response.status} {text[:500]}")
             await asyncio.sleep(0.003)
 
     @asynccontextmanager
@@ -278,20 +281,16 @@ class CogletWorker:
         accept: str = "application/json",
         *,
         patience: float | None = 10.0,
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; `patience` is for the answer, in seconds."""
-        request = httpx.Request(
+        async with self._session.request(
             method,
             f"http://127.0.0.1:{self._port}{path}",
             json=body,
             headers={"Accept": accept},
-            extensions={"timeout": {"connect": 10.0, "read": patience, "write": 10.0}},
-        )
-        response = await self._transport.handle_async_request(request)
-        try:
+            timeout=aiohttp.ClientTimeout(sock_connect=10.0, sock_read=patience),
+        ) as response:
             yield response
-        finally:
-            await response.aclose()
 
     def _read(self, name: str, data: dict[str, Any], run_id: str) -> Event | None:
         match name:
@@ -322,7 +321,7 @@ class CogletWorker:
 
     async def cancel(self, run_id: str) -> None:
         """Ask the model to stop; it may not listen."""
-        with suppress(httpx.TransportError):
+        with suppress(*_LOST):
             async with self._send("POST", f"/predictions/{run_id}/cancel"):
                 pass
 

@@ -24,7 +24,15 @@ DELIVERY = "/delivery/"
 _CHUNK = 1 << 20
 _KEY = re.compile(r"[a-z0-9_-]{43}", re.IGNORECASE)
 # Types that clients meet and that Python does not know on every system.
-_EXTENSIONS = {"image/webp": ".webp", "audio/wav": ".wav", "audio/x-wav": ".wav"}
+_EXTENSIONS = {
+    "image/webp": ".webp",
+    "audio/wav": ".wav",
+    "audio/x-wav": ".wav",
+    "audio/ogg": ".ogg",
+    "audio/flac": ".flac",
+    "audio/mp4": ".m4a",
+}
+_TYPES = {extension: media_type for media_type, extension in reversed(_EXTENSIONS.items())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,12 @@ def safe_name(name: str) -> str:
     cleaned = re.sub(r"[\x00-\x1f\x7f:]", "_", last)
     encoded = cleaned.encode()[-200:]  # the end, for the extension; disks allow 255 bytes
     return encoded.decode(errors="ignore").lstrip(".") or "file"
+
+
+def media_type(path: Path) -> str:
+    """What a file's name says that it is."""
+    known = mimetypes.guess_type(path.name)[0] or _TYPES.get(path.suffix.lower())
+    return known or "application/octet-stream"
 
 
 def delivery_path(path: str) -> str:

@@ -63,7 +63,7 @@ def _fields(openapi: Mapping[str, Any]) -> Mapping[str, Any]:
 def _redacted(value: Any, schema: Mapping[str, Any], openapi: Mapping[str, Any]) -> Any:
     schema = resolve(schema, openapi)
     if _is_secret(schema):
-        return REDACTED
+        return value and REDACTED
     if isinstance(value, list):
         return [_redacted(item, schema.get("items", {}), openapi) for item in value]
     return value

@@ -47,9 +47,10 @@ def keep_files(
             keep_files(item, items, openapi, save, f"out-{at}") for at, item in enumerate(value)
         ]
     if isinstance(value, dict):
-        fields = schema.get("properties", {})
+        fields, others = schema.get("properties", {}), schema.get("additionalProperties")
+        others = others if isinstance(others, dict) else {}
         return {
-            field: keep_files(item, fields.get(field, {}), openapi, save, field)
+            field: keep_files(item, fields.get(field, others), openapi, save, field)
             for field, item in value.items()
         }
     return value

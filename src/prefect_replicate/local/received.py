@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 MOST = 20_000
 MOST_BYTES = 16_000_000  # of bodies altogether
@@ -120,7 +121,8 @@ class RequestLog:
         self._bytes = 0
 
     def _without_token(self, text: str) -> str:
-        return text.replace(self._token.decode(), "...")
+        token = self._token.decode()
+        return text.replace(token, "...").replace(quote(token, safe=""), "...")
 
 
 def without_version(path: str) -> str:

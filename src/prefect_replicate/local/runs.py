@@ -321,7 +321,8 @@ class Runs:
     def _begin(self, live: Live) -> None:
         run, behaviour = live.run, self._conditions.behaviour
         run.status, run.started_at = "processing", timestamp(self._conditions.now())
-        run.output = None
+        run.output, void = None, run.output
+        self._drop_files(run, void)
         if run.kind == "prediction" and not (run.deadline and behaviour.deadline_lifts_limit):
             limit = behaviour.run_limit
             error = f"Prediction timed out: it ran for longer than {limit:g} seconds."

@@ -457,7 +457,9 @@ class _Running:
 
 def _check_engine() -> None:
     try:
+        import aiohttp  # noqa: F401, PLC0415 - part of the same extra
         import coglet  # noqa: F401, PLC0415 - not on every system, and slow to import
+        import jinja2  # noqa: F401, PLC0415 - part of the same extra
         import jsonschema  # noqa: F401, PLC0415 - part of the same extra
         import starlette  # noqa: F401, PLC0415 - part of the same extra
         import uvicorn  # noqa: F401, PLC0415 - part of the same extra

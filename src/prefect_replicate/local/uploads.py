@@ -87,7 +87,7 @@ def read_upload(path: Path, content_type: str) -> Upload:
     own_name = _disposition(content.headers, "filename")
     return Upload(
         filename=_filename(texts.get("filename") or own_name or "file"),
-        content_type=texts.get("type") or _type(content),
+        content_type=_printable(texts.get("type")) or _type(content),
         metadata=_metadata(texts),
         start=content.start,
         end=content.end,
@@ -95,8 +95,12 @@ def read_upload(path: Path, content_type: str) -> Upload:
 
 
 def _type(content: Part) -> str:
-    given = content.headers.get("Content-Type")
-    return str(given) if given else "application/octet-stream"
+    return _printable(content.headers.get("Content-Type")) or "application/octet-stream"
+
+
+def _printable(text: object) -> str | None:
+    """A text that may stand in a header, or nothing."""
+    return str(text) if text and str(text).isprintable() else None
 
 
 def _filename(name: str) -> str:

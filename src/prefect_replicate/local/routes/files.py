@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from prefect_replicate.local import problems, replies
-from prefect_replicate.local.files import DELIVERY, FileStore, Stored, read_chunks
+from prefect_replicate.local.files import DELIVERY, FileStore, Stored, media_type, read_chunks
 from prefect_replicate.local.records import StoredFile, timestamp
 from prefect_replicate.local.runs import new_id
 from prefect_replicate.local.service import Service
@@ -83,7 +83,7 @@ async def deliver(request: Request) -> Response:
     path = service.files.find(request.path_params["path"])
     if path is None:
         raise problems.not_found()
-    return FileResponse(path, headers=_GUARD)
+    return FileResponse(path, media_type=media_type(path), headers=_GUARD)
 
 
 async def download(request: Request) -> Response:
@@ -93,8 +93,8 @@ async def download(request: Request) -> Response:
     path = service.files.find(record.path)
     if path is None or not _permitted(request, service.files_secret, service.now()):
         raise _missing()
-    media_type = "application/octet-stream"
-    return FileResponse(path, media_type=media_type, filename=record.name, headers=_GUARD)
+    octets = "application/octet-stream"
+    return FileResponse(path, media_type=octets, filename=record.name, headers=_GUARD)
 
 
 def _permitted(request: Request, secret: str, now: datetime) -> bool:
