@@ -233,7 +233,7 @@ class CogletWorker:
             if not self._running:  # another may have fetched the same
                 takeover.remove_downloads(self._folder / "tmp", payload)
             remove_leftovers(run_id)
-            shutil.rmtree(outputs, ignore_errors=True)
+            _remove(outputs)
 
     async def _watched(self, run_id: str, payload: dict[str, Any]) -> AsyncGenerator[Event]:
         """Events as they happen; no end where coglet lost count of them."""
@@ -352,7 +352,16 @@ class CogletWorker:
 
 def remove_leftovers(run_id: str) -> None:
     """Remove the folder that coglet makes for every prediction and never removes."""
-    shutil.rmtree(LEFTOVERS / run_id, ignore_errors=True)
+    for name in ("inputs", "outputs", ""):
+        _remove(LEFTOVERS / run_id / name)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, which is empty most of the time; the general way takes much longer."""
+    try:
+        folder.rmdir()
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take_port(instead_of: int) -> int:

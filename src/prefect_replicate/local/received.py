@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-MOST = 20_000
+MOST = 10_000
 MOST_BYTES = 16_000_000  # of bodies altogether
 LONGEST = 64 * 1024  # bytes of one body
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization"})
