@@ -272,7 +272,8 @@ def _shown(request: Request, run: Run) -> dict[str, Any]:
 
 def _as_prediction(request: Request, run: Run) -> dict[str, Any]:
     """A run among predictions, where a training has what every prediction has."""
-    return {"output": None, "data_removed": run.data_removed, **_shown(request, run)}
+    shown = _shown(request, run)
+    return {**shown, "output": shown.get("output"), "data_removed": run.data_removed}
 
 
 def _moment(request: Request, name: str) -> str | None:
