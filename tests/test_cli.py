@@ -129,6 +129,16 @@ def test_a_server_has_each_model_of_a_folder_and_keeps_them_for_the_next_one(
     assert capfd.readouterr().out == running
 
 
+def test_the_server_and_its_commands_do_without_prefect_which_takes_memory(tmp_path: Path) -> None:
+    code = (
+        "import sys; from prefect_replicate.cli import main; main(sys.argv[1:]); "
+        "print('prefect' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "local", "models", "--root", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_a_model_is_pushed_to_the_server_that_runs(
     tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,8 @@
-"""The command `prefect-replicate`."""
+"""The command `prefect-replicate`.
+
+Prefect is imported by `webhooks serve` alone: it would double the memory of `local serve`, and the
+time that every command takes to begin.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
 
 from prefect_replicate.api.errors import ConfigurationError, ReplicateError, TransportError
-from prefect_replicate.blocks.webhook import ReplicateWebhook, default_webhook
-from prefect_replicate.jobs.engine import engine
 from prefect_replicate.local import LocalReplicate, LocalReplicateError
 from prefect_replicate.local.address import default_root, find
 from prefect_replicate.local.remote import RemoteServer
 from prefect_replicate.local.schema import BrokenModel
 from prefect_replicate.local.web import is_loopback
 from prefect_replicate.webhooks.signatures import sign
+
+if TYPE_CHECKING:
+    from prefect_replicate.blocks.webhook import ReplicateWebhook
 
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 # Seconds that a look at another server may take before the receiver starts without it.
@@ -242,6 +248,8 @@ def _is_here(url: str) -> bool:
 def _receive(options: argparse.Namespace) -> int:
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
+    from prefect_replicate.jobs.engine import engine  # noqa: PLC0415 - brings Prefect
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     webhook = _webhook(options)
     with _listen(options.host, options.port) as listening:
@@ -268,6 +276,9 @@ def _webhook(options: argparse.Namespace) -> ReplicateWebhook:
     Raises:
         ConfigurationError: It is not known, or wrong, or there is no secret and no credentials.
     """
+    from prefect_replicate.blocks.webhook import default_webhook  # noqa: PLC0415 - brings Prefect
+    from prefect_replicate.jobs.engine import engine  # noqa: PLC0415 - the same
+
     try:
         webhook = engine().run(
             lambda: default_webhook(block=options.block, public_url=options.public_url)
@@ -285,6 +296,8 @@ def _webhook(options: argparse.Namespace) -> ReplicateWebhook:
 
 async def _prefect_server() -> str:
     """The server that mail goes to. That it is not there now is worth a warning only."""
+    from prefect_replicate.jobs.engine import engine  # noqa: PLC0415 - brings Prefect
+
     client = await engine().prefect_client()
     try:
         problem = await asyncio.wait_for(client.api_healthcheck(), _LOOK_WITHIN)

@@ -5,6 +5,7 @@ The size is small enough for every day. BIG_FILE_MIB=1024 makes it a GiB.
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from prefect_replicate.local import LocalReplicate
+from prefect_replicate.local import LocalReplicate, handover
 from tests.local.conftest import Api, ModelFolder, write_model
 
 SIZE = int(os.environ.get("BIG_FILE_MIB", "64"))
@@ -73,6 +74,28 @@ READER = """
     def predict(self, first: Path, second: Optional[Path] = None) -> int:
         return first.stat().st_size
 """
+HOLDER = """
+    def setup(self) -> None:
+        import tempfile
+        self.held = [tempfile.mkstemp()[1], tempfile.mkdtemp()]
+
+    def predict(self, file: Path) -> bool:
+        return all(map(os.path.exists, self.held))
+"""
+FULL_DISK = """
+import os, resource, runpy, sys
+from pathlib import Path
+vars(os).pop("copy_file_range", None)  # as on systems that have none
+copy = runpy.run_path(sys.argv[1])["_copy"]
+source, target = Path(sys.argv[2], "source"), Path(sys.argv[2], "target")
+source.write_bytes(bytes(1_500_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_200_000, 1_200_000))
+try:
+    copy(source, target)
+except OSError:
+    sys.exit()
+sys.exit(f"{target.stat().st_size} bytes were copied, and no error raised")
+"""
 TRAINER = """
 import os
 from cog import BaseModel, Path
@@ -102,6 +125,7 @@ ODD = """
             os.symlink(path, f"{folder}/{name}")
             yield f"\\x00handed:{name}"
             yield {"file": f"\\x00handed:../{name}"}
+            yield "\\x00file:\\x00file:a/b.txt"
         if do == "write":
             yield write(path, 0) if not text else Path(path)
         if do in {"stop", "fail"}:
@@ -317,7 +341,7 @@ def test_a_model_cannot_have_a_link_or_a_name_taken_for_a_file(
     before = _stored(root)
     name = "0" * 32 + ".txt"
     output = _finished(big, odd, do="forge", path=str(foreign))["output"]
-    assert output == [f"\x00handed:{name}", {"file": f"\x00handed:../{name}"}]
+    assert output == [f"\x00handed:{name}", {"file": f"\x00handed:../{name}"}, "a/b.txt"]
     assert _stored(root) == before
     assert foreign.read_text() == "secret"
 
@@ -361,3 +385,16 @@ def test_inputs_that_were_fetched_for_nothing_are_removed(
     run = big.end(big.predict(version, first=there, second=missing))
     assert run["status"] == "failed"
     _is_clean(big, root, run)
+
+
+def test_files_of_a_model_itself_are_not_taken_for_inputs_without_a_name(
+    big: Api, model_folder: ModelFolder
+) -> None:
+    version = big.server.push(model_folder(HEAD + HOLDER), "acme/holder")
+    assert big.end(big.predict(version, file=f"{big.server.base_url}/"))["status"] == "failed"
+    assert big.predict(version, file="data:,x")["output"] is True
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_not_handed_over_in_part(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", FULL_DISK, handover.__file__, str(tmp_path)]
+    assert subprocess.run(program, capture_output=True, text=True, check=False).stderr == ""

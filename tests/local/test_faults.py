@@ -1,8 +1,10 @@
 """What goes wrong on purpose, and what the server received meanwhile."""
 
 import json
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from prefect_replicate.local import Fault, LocalReplicate
 from prefect_replicate.local.faults import KINDS, Faults
+from prefect_replicate.local.received import RequestLog
 from tests.local.conftest import Api
 from tests.local.receiver import OVER, Receiver
 
@@ -179,6 +182,12 @@ def test_json_may_be_cut_off(api: Api) -> None:
     assert api.http.get("/account").json()["type"] == "user"
 
 
+def test_an_answer_without_a_body_has_nothing_to_cut_off(api: Api) -> None:
+    file = api.upload(b"x")
+    with api.server.fault("truncate", method="DELETE"):
+        assert api.http.delete(f"/files/{file['id']}").status_code == 204
+
+
 def test_a_stream_may_end_in_the_middle_as_if_it_were_the_end(api: Api, counter: str) -> None:
     body = {"version": counter, "input": {"to": 30}}
     headers = {"Prefer": "wait"}
@@ -197,13 +206,51 @@ def test_a_stream_may_end_in_the_middle_as_if_it_were_the_end(api: Api, counter:
     assert 0 < len(cut) < 15
 
 
+def test_a_stream_that_is_read_by_nobody_holds_nobody_up(api: Api, counter: str) -> None:
+    run = api.predict(counter, prefer="", to=20, pause=0.02)
+    with api.server.fault("drop_and_do"), pytest.raises(httpx.TransportError):
+        httpx.get(run["urls"]["stream"])
+    assert api.end(run)["status"] == "succeeded"
+
+
+def test_the_server_does_not_log_what_was_made_to_go_wrong(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("drop_before", "drop_after", "drop_and_do", "truncate"):
+        with pytest.raises(httpx.TransportError):
+            api.http.get("/account", headers={"Local-Fault": kind})
+    with socket.create_connection((api.http.base_url.host, api.http.base_url.port)) as leaving:
+        leaving.sendall(
+            b"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n"
+            b"Local-Fault: drop_and_do\r\n\r\nhalf"
+        )
+        _until(lambda: len(api.server.requests()[-1].body) == 4)
+    time.sleep(0.1)
+    assert [record.getMessage() for record in caplog.records if record.name != "httpx"] == []
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def test_a_fault_does_not_outlive_a_server_that_is_stopped_meanwhile() -> None:
+    server = LocalReplicate()
+    with server, server.fault("drop_before", times=None):
+        server.stop()
+    with server:
+        assert httpx.get(f"{server.base_url}/v1/account").status_code == 401
+
+
 def test_one_request_may_ask_for_its_own_fault(api: Api) -> None:
     asked = {"Local-Fault": json.dumps({"kind": "throttle", "retry_after": 3})}
     assert api.http.get("/account", headers=asked).headers["retry-after"] == "3"
     assert api.http.get("/account").status_code == 200
     with pytest.raises(httpx.TransportError):
         api.http.get("/account", headers={"Local-Fault": "drop_after"})
-    for wrong in ("explode", "fail", "{"):
+    for wrong in ("explode", "fail", "{", '{"kind":' * 5000):
         assert api.http.get("/account", headers={"Local-Fault": wrong}).status_code == 400
 
 
@@ -374,6 +421,12 @@ def test_the_token_is_in_no_note(api: Api) -> None:
     assert len(noted) == 2
     assert token not in str(noted)
     assert "authorization" not in str(noted)
+
+
+def test_a_request_is_found_whose_path_has_the_token_in_it() -> None:
+    log = RequestLog("acme")
+    log.begin(datetime.now(UTC), "GET", "/v1/models/acme/actor", b"", {})
+    assert len(log.find("GET", "/models/acme/actor")) == 1
 
 
 def test_long_bodies_are_noted_in_part(api: Api) -> None:

@@ -152,6 +152,22 @@ def test_an_expired_file_is_gone_with_its_bytes(tmp_path: Path, client: Client) 
         assert list((tmp_path / "files").iterdir()) == []
 
 
+def test_expired_files_that_nobody_asks_for_leave_the_disk_too(
+    tmp_path: Path, client: Client
+) -> None:
+    with LocalReplicate(tmp_path) as server:
+        api = client(server)
+        for _ in range(3):
+            api.upload(b"old")
+        server.behave(clock_offset=25 * 3600)
+        new = api.upload(b"new")
+        give_up = time.monotonic() + 30
+        while len(list((tmp_path / "files").iterdir())) > 1:
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        assert api.http.get("/files").json()["results"] == [new]
+
+
 def test_a_delivered_file_cannot_act_as_a_page(api: Api, painter: str) -> None:
     headers = httpx.get(api.predict(painter)["output"][0]).headers
     assert headers["X-Content-Type-Options"] == "nosniff"

@@ -52,6 +52,14 @@ def test_a_name_that_is_not_this_machines_is_refused(api: Api, host: str) -> Non
     assert response.status_code == 421
 
 
+def test_who_came_by_a_wrong_name_makes_nothing_go_wrong(server: LocalReplicate) -> None:
+    url, headers = f"{server.base_url}/v1/account", {"Host": "evil.example"}
+    assert httpx.get(url, headers={**headers, "Local-Fault": "bad_gateway"}).status_code == 421
+    with server.fault("bad_gateway") as fault:
+        assert httpx.get(url, headers=headers).status_code == 421
+        assert fault.struck == 0
+
+
 def test_urls_are_those_by_which_the_client_came(api: Api, painter: str) -> None:
     name = api.server.base_url.replace("127.0.0.1", "localhost")
     client = httpx.Client(base_url=name, headers=api.http.headers, timeout=30)

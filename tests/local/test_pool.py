@@ -115,6 +115,25 @@ async def test_only_what_is_kept_warm_survives_idleness(tmp_path: Path, office: 
     assert office.working == ["a"]
 
 
+async def test_a_pool_that_keeps_nobody_idle_looks_now_and_then(
+    tmp_path: Path, office: Office
+) -> None:
+    looks = 0
+
+    def warm() -> set[str]:
+        nonlocal looks
+        looks += 1
+        return set()
+
+    pool = Pool(tmp_path / "workers", office, idle=0)
+    pool.keep_warm(warm)
+    reaping = asyncio.create_task(pool.reap())
+    for _ in range(1000):  # turns of the loop, in each of which it could look
+        await asyncio.sleep(0)
+    reaping.cancel()
+    assert looks < 100
+
+
 async def test_a_worker_for_single_use_is_ended_after_it(tmp_path: Path, office: Office) -> None:
     pool = Pool(tmp_path / "workers", office)
     await pool.warm_up(_spec("a", single_use=True))

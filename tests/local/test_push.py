@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def test_a_model_may_be_pushed_as_an_official_one(api: Api, hello: Path) -> None
     assert run.status_code == 201
 
 
+def _damaged(folder: Path) -> bytes:
+    """A compressed archive that breaks in the middle of a file's content."""
+    whole = archive_with(folder, _sized("big.bin", 100_000), bytes(100_000))
+    squeezed = zlib.compressobj(wbits=31)  # as gzip
+    return squeezed.compress(whole[:-50_000]) + squeezed.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 100
+
+
+def _sized(name: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry
+
+
 def _link(kind: bytes, target: str) -> tarfile.TarInfo:
     entry = tarfile.TarInfo("link")
     entry.type, entry.linkname = kind, target
@@ -104,6 +118,7 @@ REFUSED: dict[str, Callable[[Path], bytes]] = {
     "a file where a folder is": lambda folder: archive_with(folder, tarfile.TarInfo("words")),
     "no archive": lambda _: b"PK" + bytes(600),
     "half an archive": lambda folder: archive_of(folder, "w:gz")[:-200],
+    "a damaged archive": _damaged,
     "nothing": lambda _: b"",
 }
 

@@ -34,7 +34,13 @@ import time
 from cog import BasePredictor, Input, Path, Secret
 
 class Predictor(BasePredictor):
-    def predict(self, text: str, seconds: float = 0, key: Secret = None) -> str:
+    def predict(
+        self,
+        text: str,
+        seconds: float = 0,
+        key: Secret = None,
+        keys: list[Secret] = Input(default=[]),
+    ) -> str:
         time.sleep(seconds)
         return text
 """
@@ -130,7 +136,10 @@ def test_what_ran_is_run_again_if_that_is_wanted(
     with doomed(root) as first:
         body = receiver.order(version, "completed", text="at last", seconds=1)
         half = running(first.api, first.api.http.post("/predictions", json=body).json())
-        secret = first.api.predict(version, prefer="", text="x", seconds=60, key="s3cret")
+        secrets = [
+            first.api.predict(version, prefer="", text="x", seconds=60, **given)
+            for given in ({"key": "s3cret"}, {"keys": ["s3cret"]})
+        ]
         data = first.api.upload(b"tuned")["urls"]["get"]
         training = first.api.train(version, "local/sleeper", data=data, seconds=1).json()
         training = running(first.api, training)
@@ -143,7 +152,8 @@ def test_what_ran_is_run_again_if_that_is_wanted(
         assert ended["created_at"] == half["created_at"]
         assert again.end(training)["output"]["version"].startswith("local/sleeper:")
         # A secret is never kept, so what needs one cannot begin again.
-        assert again.http.get(secret["urls"]["get"]).json()["status"] == "failed"
+        found = [again.http.get(secret["urls"]["get"]).json() for secret in secrets]
+        assert [run["status"] for run in found] == ["failed", "failed"]
     (told,) = receiver.until_over()
     assert told.run["output"] == "at last"
 

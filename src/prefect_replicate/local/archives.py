@@ -7,9 +7,15 @@ mistake: nothing is ever written beside the folder that is meant.
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+try:
+    from lzma import LZMAError
+except ImportError:  # Python may be built without it, and then opens no such archive
+    LZMAError = zlib.error  # type: ignore[misc, assignment]  # a class in place of a class
 
 MOST_BYTES = 10_000_000_000  # of the archive, and of what is in it
 MOST_FILES = 100_000
@@ -54,7 +60,7 @@ def unpack(archive: Path, target: Path) -> None:
     except tarfile.FilterError as error:
         raise BadArchive(f"{error.tarinfo.name!r} in it is refused: {error}") from None
     # OSError: a file stands where another entry wants a folder, or a name is too long.
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, ValueError) as error:
         raise BadArchive(f"it cannot be read as a tar archive: {error}") from None
 
 

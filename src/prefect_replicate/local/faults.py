@@ -9,9 +9,11 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prefect_replicate.local.behaviour import Seconds
 
 Target = Literal["request", "run", "webhook"]
 
@@ -46,8 +48,6 @@ _SCHEDULE = frozenset({"kind", "times", "after", "every", "begin", "lasting"})
 # Faults of a single request are asked for in this header of its own.
 HEADER = "local-fault"
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 
 class Fault(BaseModel):
     """One thing that goes wrong, to whom, and how often.
@@ -76,7 +76,7 @@ class Fault(BaseModel):
         lose: It is never sent.
         late: It is sent `seconds` late; those behind it wait.
         repeat: It is sent so many `copies`, all with one id.
-        reorder: It is sent after the last one of its run.
+        reorder: It is sent after the one about the end, which its client must want to hear of.
         forge: A forgery is sent before it, or `instead`: signed with another secret, it says that
             the run has succeeded.
 

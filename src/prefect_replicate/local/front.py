@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import format_datetime
@@ -13,17 +12,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from prefect_replicate.local import descriptors, json_text
 from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.faults import HEADER, Fault
 from prefect_replicate.local.limits import Limits, low_credit, no_credit, throttled
 from prefect_replicate.local.problems import Problem
 from prefect_replicate.local.received import Received, RequestLog, without_version
-from prefect_replicate.local.web import answer
+from prefect_replicate.local.web import Gate, answer
 
 # Here the server is told how to behave; no part of the API, and nothing there goes wrong.
 CONTROL = "/_local"
 # Where the protocol says in a request's scope how to close and how to break its connection.
 CLOSE, ABORT = "prefect_replicate.close", "prefect_replicate.abort"
+CONNECTIONS = "prefect_replicate.connections"  # and how many there are
 # Replicate's budgets are for its API, not for files and pages.
 _COUNTED = frozenset(
     [
@@ -39,6 +40,7 @@ _COUNTED = frozenset(
         "webhooks",
     ]
 )
+_GONE = "http.disconnect"
 _GATEWAY = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway"
     "</h1></center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n"
@@ -49,13 +51,14 @@ class Front:
     """The outermost layer.
 
     Args:
-        app: What is behind it.
+        app: What is behind it, and who is let in; nothing is spoilt for others.
         log: Where requests are noted.
         conditions: What goes wrong, and what time it is.
     """
 
-    def __init__(self, app: ASGIApp, log: RequestLog, conditions: Conditions) -> None:
+    def __init__(self, app: Gate, log: RequestLog, conditions: Conditions) -> None:
         self._app, self._log, self._conditions = app, log, conditions
+        self._most = descriptors.most_connections()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Note a request, and let it in or spoil it."""
@@ -73,8 +76,12 @@ class Front:
         )
         heard = self._hear(receive, received)
         reply = _Answer(send, date, received)
+        if scope[CONNECTIONS] > self._most:
+            await answer(descriptors.too_many(scope[CONNECTIONS]))(scope, heard, reply)
+            return
         try:
-            fault = self._fault(headers, scope)
+            known = self._app.knows(headers.get("host", ""))
+            fault = self._fault(headers, scope) if known else None
         except ValueError as error:
             problem = Problem(400, f"The header {HEADER} is wrong: {error}", "Bad Request")
             await answer(problem)(scope, heard, reply)
@@ -96,7 +103,7 @@ class Front:
 
     def _fault(self, headers: Headers, scope: Scope) -> Fault | None:
         if asked := headers.get(HEADER):
-            fields = json.loads(asked) if asked.startswith("{") else {"kind": asked}
+            fields = json_text.parse(asked) if asked.startswith("{") else {"kind": asked}
             fault = Fault.model_validate(fields)
             if fault.target != "request":
                 raise ValueError(f"{fault.kind} is no fault of a request")
@@ -108,19 +115,23 @@ class Front:
         match fault.kind:
             case "drop_before":
                 await _read_all(scope, receive)
-                scope[ABORT]()
+                await _break(scope, receive)
             case "drop_after":
                 await self._app(scope, receive, _nowhere)
-                scope[ABORT]()
+                await _break(scope, receive)
             case "drop_and_do":
-                replay = await _replay(scope, receive)
-                scope[ABORT]()
-                await asyncio.sleep(fault.seconds)
-                await self._app(scope, replay, _nowhere)
+                with suppress(ClientDisconnect):  # of a client that left before it had asked
+                    replay = await _replay(scope, receive)
+                    await _break(scope, receive)
+                    await asyncio.sleep(fault.seconds)
+                    await self._app(scope, replay, _nowhere)
             case "slow":
                 await self._app(scope, receive, _Late(send, fault.seconds))
             case "truncate":
-                await self._app(scope, receive, _Short(send, fault.size, scope[CLOSE]))
+                short = _Short(send, fault.size, scope[CLOSE])
+                await self._app(scope, receive, short)
+                if short.closed:
+                    await _is_gone(receive)
             case _:
                 if fault.accepted:
                     await self._app(scope, receive, _nowhere)
@@ -162,13 +173,14 @@ class _Short:
 
     def __init__(self, send: Send, size: int, close: Callable[[], None]) -> None:
         self._send, self._left, self._close = send, size, close
-        self._stream = self._over = False
+        self._stream = self._over = self.closed = False
 
     async def __call__(self, message: Message) -> None:
         if self._over:
             return
         if message["type"] == "http.response.start":
-            self._stream = Headers(raw=message["headers"])["content-type"].startswith("text/event")
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            self._stream = kind.startswith("text/event")
             await self._send(message)
             return
         body = message.get("body", b"")
@@ -181,6 +193,7 @@ class _Short:
         await self._send({**message, "body": body[: self._left], "more_body": not self._stream})
         if not self._stream:
             self._close()
+            self.closed = True
 
 
 async def _nowhere(_: Message) -> None:
@@ -194,13 +207,30 @@ async def _read_all(scope: Scope, receive: Receive) -> None:
 
 
 async def _replay(scope: Scope, receive: Receive) -> Receive:
-    """Read a request to its end, and give it again to whoever asks."""
+    """Read a request to its end, and give it again to whoever asks: once, then its client is gone.
+
+    Raises:
+        ClientDisconnect: It has no end.
+    """
     body = await Request(scope, receive).body()
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        # Never a request without end: streams listen for the end of one, for ever.
+        return messages.pop() if messages else {"type": _GONE}
 
     return again
+
+
+async def _break(scope: Scope, receive: Receive) -> None:
+    scope[ABORT]()
+    await _is_gone(receive)
+
+
+async def _is_gone(receive: Receive) -> None:
+    """Wait until the protocol knows: before that, it logs that the answer is not finished."""
+    while (await receive())["type"] != _GONE:
+        pass
 
 
 def _refusal(fault: Fault) -> Response:

@@ -179,7 +179,8 @@ def _new_name(name: str) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy inside the kernel, which shares the blocks where the file system can."""
-    with source.open("rb", buffering=0) as read, target.open("xb", buffering=0) as write:
+    # Only what is buffered is written whole or with an error; the kernel needs nothing of that.
+    with source.open("rb", buffering=0) as read, target.open("xb") as write:
         try:
             while os.copy_file_range(read.fileno(), write.fileno(), _CHUNK):
                 pass

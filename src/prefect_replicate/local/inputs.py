@@ -55,6 +55,13 @@ def redact(openapi: Mapping[str, Any], input: Mapping[str, Any]) -> dict[str, An
     return {name: _redacted(value, fields.get(name, {}), openapi) for name, value in input.items()}
 
 
+def is_redacted(value: Any) -> bool:
+    """Whether a kept input, or a value of one, lacks a secret."""
+    if isinstance(value, (list, dict)):
+        return any(map(is_redacted, value if isinstance(value, list) else value.values()))
+    return bool(value == REDACTED)
+
+
 def _fields(openapi: Mapping[str, Any]) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = openapi["components"]["schemas"]["Input"].get("properties", {})
     return fields

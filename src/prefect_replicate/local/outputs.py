@@ -40,7 +40,9 @@ def keep_files(
     if isinstance(value, str):
         if is_file(schema) and value.startswith("data:"):
             return _MARK + save(value, name)
-        return value.removeprefix(_MARK)  # a text cannot pass for a file of the store
+        while value.startswith(_MARK):  # a text cannot pass for a file of the store
+            value = value.removeprefix(_MARK)
+        return value
     if isinstance(value, list):
         items = schema.get("items", {})
         return [

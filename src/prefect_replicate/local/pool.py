@@ -16,6 +16,7 @@ from prefect_replicate.local.engine import StartFailed, Worker, WorkerSpec
 # Each takes some 70 MB of memory before the model's own.
 MOST_WORKERS = 6
 IDLE_SECONDS = 60.0
+_REAP_EVERY = 0.05  # seconds at least between looks for idle workers
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Pool:
     async def reap(self) -> None:
         """End idle workers, for ever."""
         while True:
-            await asyncio.sleep(self._idle / 10)
+            await asyncio.sleep(max(self._idle / 10, _REAP_EVERY))
             try:
                 await self._end_idlers()
             except Exception:

@@ -7,11 +7,14 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from prefect_replicate.local.front import ABORT, CLOSE
+from prefect_replicate.local.front import ABORT, CLOSE, CONNECTIONS
 
 
 class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # chosen when it is imported
-    """A connection that puts into the scope of each request how to close and how to break it."""
+    """A connection that tells the server of itself in the scope of each request.
+
+    Namely how to close and how to break it, and how many connections there are.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -20,6 +23,7 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # chosen wh
         async def breakable(scope: Scope, receive: Receive, send: Send) -> None:
             # `close` sends what is left, `abort` does not.
             transport = self.transport
-            await app({**scope, CLOSE: transport.close, ABORT: transport.abort}, receive, send)
+            ways = {CLOSE: transport.close, ABORT: transport.abort}
+            await app({**scope, **ways, CONNECTIONS: len(self.connections)}, receive, send)
 
         self.app = breakable

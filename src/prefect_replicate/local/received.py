@@ -108,7 +108,7 @@ class RequestLog:
 
     def find(self, method: str | None = None, path: str | None = None) -> list[Received]:
         """Those of a method and a path, which is taken without /v1."""
-        wanted = path and without_version(path)
+        wanted = path and without_version(self._without_token(path))
         return [
             each
             for each in self._kept

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 from pydantic import SecretStr
 
 from prefect_replicate.api.references import Name, parse_name
-from prefect_replicate.local import address
+from prefect_replicate.local import address, descriptors
 from prefect_replicate.local.behaviour import Behaviour
 from prefect_replicate.local.conditions import Conditions
 from prefect_replicate.local.faults import Fault, Set
@@ -243,6 +243,8 @@ class LocalReplicate:
         finally:
             if self._running:
                 self._on_loop(lambda: conditions.faults.remove(added.id))
+            else:  # or it would strike at the next start
+                conditions.faults.remove(added.id)
 
     def clear_faults(self) -> None:
         """Take back all faults.
@@ -336,6 +338,7 @@ class _Running:
 
             self._janitor = Janitor(self._root, LEFTOVERS)
         self._lock = _lock(self._root)
+        descriptors.raise_limit()
         address.withdraw(self._root)  # of a server that was killed
         self.token = keep_secret(self._root / "token", "r8_local_", self.token)
         self.files_secret = keep_secret(self._root / "files_secret", "files_local_")
@@ -391,6 +394,7 @@ class _Running:
 
     def _live(self, listening: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(descriptors.Shortage())
         try:
             self._loop.run_until_complete(self._serve(listening))
         except BaseException as error:

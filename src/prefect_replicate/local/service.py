@@ -45,6 +45,9 @@ from prefect_replicate.local.webhooks import Webhooks
 
 # Replicate's own limit for a model's setup.
 START_TIMEOUT = 600.0
+# Seconds between looks at uploads that have expired, and how many are looked at in one go.
+_SWEEP_EVERY = 5.0
+_SWEEP = 200
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ class Service:
         *,
         files_secret: str,
         webhook_secret: str,
-        token: str = "",
+        token: str,
         conditions: Conditions,
     ) -> None:
         self._address, self.files_secret = address, files_secret
@@ -119,6 +122,7 @@ class Service:
         self._background = {
             asyncio.create_task(self.pool.reap()),
             asyncio.create_task(self.runs.sweep()),
+            asyncio.create_task(self._sweep()),
         }
         for run in self.runs.interrupted():
             remove_leftovers(run.id)
@@ -291,7 +295,7 @@ class Service:
     def _again(self, run: Run) -> Live | None:
         """A run from its beginning; None if what it needs is gone, or was never kept."""
         version = self.state.versions.get(*run.model.split("/"), run.version)
-        if version is None or inputs.REDACTED in run.input.values():
+        if version is None or inputs.is_redacted(run.input):
             return None
         mode: Literal["predict", "train"] = "predict" if run.kind == "prediction" else "train"
         key = secrets.token_hex(8) if mode == "train" else None
@@ -407,6 +411,21 @@ class Service:
             self.delete_file(record)
             return None
         return record
+
+    async def _sweep(self) -> None:
+        """Remove uploads that have expired and that nobody asks for, for ever."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            try:
+                while self._remove_expired():  # noqa: ASYNC110 - others have their turn in between
+                    await asyncio.sleep(0)
+            except Exception:
+                logger.exception("Uploads that have expired could not be removed")
+
+    def _remove_expired(self) -> bool:
+        """Look at the oldest uploads, which expire first; whether there may be more that have."""
+        oldest = [record for _, record in reversed(self.state.files.newest(since=0, limit=_SWEEP))]
+        return bool(oldest) and all(self.file(record.id) is None for record in oldest)
 
     def delete_file(self, record: StoredFile) -> None:
         """Remove an uploaded file."""

@@ -66,8 +66,10 @@ def remove_downloads(folder: Path, payload: dict[str, Any]) -> None:
     """
     for url in _urls(payload):
         name = unquote_plus(os.path.basename(urlsplit(url).path))  # noqa: PTH119 - as Cog does it
-        for path in folder.glob(f"tmp????????{glob.escape(name)}"):
-            path.unlink(missing_ok=True)
+        # Without a name, what Cog has fetched looks like any file that the model made itself.
+        for path in folder.glob(f"tmp????????{glob.escape(name)}") if name else ():
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def _urls(payload: dict[str, Any]) -> Iterator[str]:

@@ -73,11 +73,15 @@ class Gate:
             return
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
-    def _check_host(self, host: str) -> None:
+    def knows(self, host: str) -> bool:
+        """Whether a Host header can only mean this server."""
         name = host_name(host)
-        if name == self._host or (self._host in _ANY and _is_address(name)) or is_loopback(name):
-            return
-        raise Problem(421, f"This server is not {name or 'named'}.", "Misdirected Request")
+        return name == self._host or (self._host in _ANY and _is_address(name)) or is_loopback(name)
+
+    def _check_host(self, host: str) -> None:
+        if not self.knows(host):
+            name = host_name(host) or "named"
+            raise Problem(421, f"This server is not {name}.", "Misdirected Request")
 
     def _check_token(self, header: str) -> None:
         scheme, _, given = header.partition(" ")
