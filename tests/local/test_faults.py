@@ -47,6 +47,7 @@ def struck(faults: Faults, count: int, now: float = 0.0, **thing: str) -> list[b
         ({"times": None, "every": 2}, [1, 0, 1, 0, 1, 0]),
         ({"times": 2, "every": 3, "after": 1}, [0, 1, 0, 0, 1, 0]),
         ({"path": "/acc*"}, [1, 0, 0, 0, 0, 0]),
+        ({"path": "/v1/account", "method": "get"}, [1, 0, 0, 0, 0, 0]),
         ({"path": "/predictions"}, [0, 0, 0, 0, 0, 0]),
         ({"method": "POST"}, [0, 0, 0, 0, 0, 0]),
     ],

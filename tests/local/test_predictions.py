@@ -260,6 +260,8 @@ def test_a_model_sees_nothing_of_the_users_environment(
 ) -> None:
     for name in ("REPLICATE_API_TOKEN", "PREFECT_API_KEY", "SENTRY_DSN", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "private")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:private@127.0.0.1:9")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     source = """
 import os
 from cog import BasePredictor
@@ -270,6 +272,7 @@ class Predictor(BasePredictor):
     output = api.predict(server.push(model_folder(source), "acme/environment"))["output"]
     assert "private" not in output
     assert "OPENBLAS_NUM_THREADS=1" in output
+    assert "HTTP_PROXY=http://127.0.0.1:9" in output
 
 
 def test_an_asynchronous_model_runs_as_many_at_a_time_as_it_says(

@@ -358,3 +358,15 @@ def test_a_client_that_goes_away_in_the_middle_is_no_error(
     assert api.http.get("/account").status_code == 200
     time.sleep(0.1)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("token", ["schl\u00fcssel", "two words", "a\nb"])
+def test_a_token_that_no_header_can_hold_is_refused(token: str) -> None:
+    with pytest.raises(LocalReplicateError, match="cannot be sent in a header"):
+        LocalReplicate(token=token)
+
+
+def test_the_database_is_the_owners_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with LocalReplicate(tmp_path):
+        assert (tmp_path / "state.db").stat().st_mode & 0o077 == 0

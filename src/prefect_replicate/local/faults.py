@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prefect_replicate.local.behaviour import Seconds
+from prefect_replicate.local.received import without_version
 
 Target = Literal["request", "run", "webhook"]
 
@@ -83,7 +84,7 @@ class Fault(BaseModel):
     Attributes:
         kind: What goes wrong.
         method: Of the requests; None for all.
-        path: Of the requests, without /v1; may have wildcards (*).
+        path: Of the requests, with or without /v1; may have wildcards (*).
         model: "owner/name"; may have wildcards.
         event: Of the webhooks; None for all.
         times: How often it strikes; None for always.
@@ -114,6 +115,16 @@ class Fault(BaseModel):
     status: str = "paused"
     copies: int = Field(default=2, ge=2)
     instead: bool = False
+
+    @field_validator("method")
+    @classmethod
+    def _upper(cls, method: str | None) -> str | None:
+        return method and method.upper()
+
+    @field_validator("path")
+    @classmethod
+    def _bare(cls, path: str | None) -> str | None:
+        return path and without_version(path)
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -42,6 +42,12 @@ def read_prefer(header: str, *, cap: bool = False) -> int | None:
     return None
 
 
+def applied(header: str, wait: int) -> str:
+    """What is told of a Prefer header that was heeded: "wait" if no number was asked for."""
+    names = {preference.strip().lower() for preference in header.split(",")}
+    return "wait" if "wait" in names else f"wait={wait}"
+
+
 def read_cancel_after(header: str, *, lenient: bool = False) -> float | None:
     """Seconds that a prediction may live, from a Cancel-After header: "90", "30s", "1h30m45s".
 

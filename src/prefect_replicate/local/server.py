@@ -83,6 +83,10 @@ class LocalReplicate:
     ) -> None:
         self._given_root = None if root is None else Path(root)
         self._conditions = Conditions(behaviour)
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise LocalReplicateError(
+                "The token cannot be sent in a header. Make it of letters, digits and _ alone."
+            )
         self._host, self._given_port, self._given_token = host, port, token
         self._running: _Running | None = None
 

@@ -354,8 +354,8 @@ class Service:
         """
         self.conditions.faults.clear()
         self.log.clear()
-        for _, run in self.state.runs.newest():
-            await self.runs.remove(self.runs.current(run))
+        runs = [self.runs.current(run) for _, run in self.state.runs.newest()]
+        await asyncio.gather(*(self.runs.remove(run) for run in runs))
         for _, file in self.state.files.newest():
             self.delete_file(file)
         if not models:

@@ -136,6 +136,7 @@ class State:
     """
 
     def __init__(self, path: Path) -> None:
+        path.touch(mode=0o600)  # inputs are in it
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         # A power cut may lose the last moments, but never breaks the file.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlencode
 
-from jsonschema import Draft202012Validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,9 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from prefect_replicate.local import json_text, problems
 from prefect_replicate.local.files import DELIVERY
 from prefect_replicate.local.problems import Problem
+from prefect_replicate.local.received import without_version
 from prefect_replicate.local.records import Kind, Run
 from prefect_replicate.local.state import State
 from prefect_replicate.local.streams import STREAMS
+from prefect_replicate.local.validators import validator
 
 MOST_JSON = 20_000_000  # bytes; the official clients stop at 10 MB of data: URIs
 PAGE = 25
@@ -61,7 +62,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        path = _without_version(scope["path"])
+        path = without_version(scope["path"])
         try:
             self._check_host(request.headers.get("host", ""))
             if path == FRONT:
@@ -130,7 +131,7 @@ async def read_json(request: Request, schema: Mapping[str, Any]) -> dict[str, An
     except ValueError as error:
         detail = f"The request body is not valid JSON: {error}."
         raise Problem(400, _printable(detail), "Bad Request") from None
-    errors = list(Draft202012Validator(schema).iter_errors(body))
+    errors = list(validator(schema).iter_errors(body))
     if errors:
         raise problems.from_schema_errors(errors)
     return dict(body)
@@ -209,12 +210,6 @@ def _cursor(request: Request) -> tuple[bool, int | None]:
     if not 0 <= place <= _LAST_PLACE:
         raise problems.not_found("Invalid cursor")
     return "r" in fields, place
-
-
-def _without_version(path: str) -> str:
-    while path.startswith("/v1/"):
-        path = path.removeprefix("/v1")
-    return path
 
 
 def _is_address(name: str) -> bool:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from prefect_replicate.api.references import Name, Reference, parse_name, parse_reference
 from prefect_replicate.local import problems, replies, streams
-from prefect_replicate.local.lifetimes import read_cancel_after, read_prefer
+from prefect_replicate.local.lifetimes import applied, read_cancel_after, read_prefer
 from prefect_replicate.local.records import Run, Version, timestamp
 from prefect_replicate.local.routes import deployments, models
 from prefect_replicate.local.service import Order, Service
@@ -191,7 +191,7 @@ async def _start(
     headers = {"Location": reply["urls"]["get"]}
     if wait is None:
         return JSONResponse(reply, behaviour.create_status, headers)
-    headers["Preference-Applied"] = f"wait={wait}"
+    headers["Preference-Applied"] = applied(request.headers["prefer"], wait)
     return JSONResponse(reply, 201 if ended else 202, headers)
 
 
