@@ -70,6 +70,25 @@ class ReplicateSettings(PrefectBaseSettings):
         gt=0,
         description="Seconds between polls of a job that a webhook tells of, should it be lost.",
     )
+    ledger_send: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds from a claim to its create; later it is not sent any more.",
+    )
+    ledger_answer: float = Field(
+        default=30.0, gt=0, description="Seconds for the answer to a create, in all."
+    )
+    ledger_accept: float = Field(
+        default=15.0,
+        ge=0,
+        description="Seconds by which Replicate may take a create later than that.",
+    )
+    ledger_list: float = Field(
+        default=30.0, ge=0, description="Seconds until a new job is certainly in lists."
+    )
+    ledger_look: float = Field(
+        default=3.0, gt=0, description="Seconds between looks for a job whose answer was lost."
+    )
     look_every: float = Field(
         default=5.0,
         gt=0,

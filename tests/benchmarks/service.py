@@ -30,6 +30,9 @@ class Service:
         if (method, path) == (b"POST", b"/v1/predictions"):
             self.ends.append(time.monotonic() + LASTS)
             return _http(b"201 Created", self._prediction(len(self.ends) - 1))
+        if (method, path) == (b"GET", b"/v1/account"):  # whose money, asked once
+            account: dict[str, object] = {"type": "user", "username": "bench", "name": "Bench"}
+            return _http(b"200 OK", account)
         number = path.rpartition(b"/")[2]
         if method == b"GET" and number.isdigit() and int(number) < len(self.ends):
             return _http(b"200 OK", self._prediction(int(number)))

@@ -13,7 +13,15 @@ from prefect.settings import (
 )
 from prefect.states import Cancelling
 
-from prefect_replicate import JobCanceled, LocalReplicate, ReplicateCredentials, run_model
+from prefect_replicate import (
+    JobCanceled,
+    LedgerError,
+    LocalReplicate,
+    ReplicateCredentials,
+    create_prediction,
+    run_model,
+    wait_for_prediction,
+)
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import flow_run_id, run_logger
 from prefect_replicate.settings import ReplicateSettings
@@ -101,10 +109,33 @@ def test_a_prefect_server_that_is_gone_does_not_cost_the_job(
 ) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_REPLICATE_LOOK_EVERY", "0.1")
     monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    slow = {"do": "sleep", "number": 1}
 
     @flow
     def sleeper() -> object:
+        started = create_prediction.fn(tiny_model, slow, credentials=credentials)
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{unused_tcp_port}/api"}):
-            return run_model.fn(tiny_model, {"do": "sleep", "number": 1}, credentials=credentials)
+            return wait_for_prediction.fn(started, credentials=credentials)
 
     assert getattr(sleeper(), "status", None) == "succeeded"
+
+
+def test_nothing_is_submitted_while_the_ledger_cannot_be_written(
+    prefect_server: None,
+    credentials: ReplicateCredentials,
+    replicate: LocalReplicate,
+    tiny_model: str,
+    unused_tcp_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    before = len(jobs(replicate))
+
+    @flow
+    def asking() -> None:
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{unused_tcp_port}/api"}):
+            run_model.fn(tiny_model, {}, credentials=credentials)
+
+    with pytest.raises(LedgerError, match="Nothing was submitted"):
+        asking()
+    assert len(jobs(replicate)) == before

@@ -11,10 +11,11 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -97,6 +98,15 @@ def api_url(base_url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}/v1"
 
 
+def told_time(headers: Mapping[str, str]) -> datetime | None:
+    """What an answer says of the time, with its zone; None if it says nothing that is a time."""
+    try:
+        told = parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return told if told.tzinfo else None
+
+
 async def see_through(work: Coroutine[Any, Any, T]) -> T:
     """Let work end, however often the caller is cancelled meanwhile; then be cancelled.
 
@@ -149,6 +159,7 @@ class Client:
         self._policy = policy or Policy()
         self._budgets = budgets or Budgets()
         self._free = asyncio.Semaphore(in_flight)
+        self._ahead = timedelta()
         self._http = client_over(
             transport,
             base_url=self.base_url,
@@ -170,8 +181,13 @@ class Client:
         """Close every connection."""
         await self._http.aclose()
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: Call[T], before: Callable[[], Awaitable[None]] | None = None) -> T:
         """Carry out a call, repeating it where that cannot pay twice.
+
+        Args:
+            call: What to do.
+            before: Done right before each time that it is sent, when it is its turn; what that
+                raises is raised, and nothing was sent.
 
         Raises:
             BadInputError: 400, 409, 413, 422, or a body that is not JSON.
@@ -190,6 +206,8 @@ class Client:
             attempt += 1
             await asyncio.sleep(budget.reserve(time.monotonic()))
             async with self._free:
+                if before:
+                    await before()
                 outcome = await self._once(call, body)
             if isinstance(outcome, Answer) and outcome.status == 429:
                 asked = retry_after(outcome, datetime.now(UTC))
@@ -202,6 +220,10 @@ class Client:
                     raise failure(call, outcome, verdict, self.base_url)
                 case RetryAfter(seconds):
                     await asyncio.sleep(seconds)
+
+    def now(self) -> datetime:
+        """The time by the API's clock, as far as its last answer told."""
+        return datetime.now(UTC) + self._ahead
 
     async def pages(self, call: Call[Page[R]]) -> AsyncIterator[R]:
         """Everything in a list, page by page as it is asked for.
@@ -285,6 +307,8 @@ class Client:
             return NoAnswer(f"no answer within {call.within:.0f} s", sent=True)
         except httpx.RequestError as error:
             return NoAnswer(_words(error), sent=not isinstance(error, _NEVER_SENT))
+        if told := told_time(response.headers):
+            self._ahead = told - datetime.now(UTC)
         return Answer(response.status_code, response.headers, response.text, response.content)
 
 

@@ -101,6 +101,22 @@ class CreateUnknownError(TransportError):
     """The answer to a create was lost: a job may exist and may cost money."""
 
 
+class LedgerError(ReplicateError):
+    """What is written about a call cannot be read or written, so nothing was submitted."""
+
+
+class JobFateUnknown(ReplicateError):
+    """A create was sent and nobody can say whether it made a job. Nothing was submitted again.
+
+    Attributes:
+        candidates: Jobs that may be it.
+    """
+
+    def __init__(self, message: str, candidates: Sequence[Job] = ()) -> None:
+        super().__init__(message)
+        self.candidates = list(candidates)
+
+
 class EvaluationError(ReplicateError):
     """Not every example could be scored. Those that were have been paid for."""
 

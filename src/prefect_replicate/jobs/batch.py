@@ -18,7 +18,7 @@ from prefect_replicate.api.errors import (
 from prefect_replicate.api.resources import Prediction
 from prefect_replicate.api.retries import transient
 from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.targets import Target, start
+from prefect_replicate.jobs.targets import Place, Target, start
 from prefect_replicate.jobs.watch import Patience, end_of, outcome
 
 T = TypeVar("T")
@@ -51,9 +51,10 @@ async def predict(
     Raises:
         ReplicateError: It did not work out; `transient` tells whether it may later.
     """
+    place = Place()
 
     async def once() -> Prediction:
-        started = await start(client, target, input, waiting, hook(), shown=False)
+        started = await start(client, target, input, waiting, hook(), place=place, shown=False)
         return outcome(await end_of(client, started, waiting, label=f"{started.id[:8]}: "))
 
     return await patiently(once)

@@ -12,7 +12,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import BadInputError
 from prefect_replicate.api.resources import File
 from prefect_replicate.jobs.contents import Content, Source, find_source, from_url, read
-from prefect_replicate.jobs.uploads import upload_once
+from prefect_replicate.jobs.uploads import note, upload_once
 
 # Replicate recommends data: URLs for files up to 256 kB; its documentation wants them below 1 MB.
 INLINE_EACH = 256_000
@@ -94,6 +94,8 @@ async def prepare(
     asked = time.monotonic()
     slots: list[_Slot] = []
     try:
+        for file in _uploaded(input):
+            note(client, file)
         copy: dict[str, Any] = _filled({}, input.items(), (), slots)
     except RecursionError as error:
         raise BadInputError("The input holds itself, or is too deep. Nothing was sent.") from error
@@ -104,6 +106,15 @@ async def prepare(
         async with _turns.setdefault(client, asyncio.Semaphore(_AT_ONCE)):
             await _send(client, slots, asked)
     return copy
+
+
+def _uploaded(value: Any) -> Iterator[File]:
+    """The files of `upload_file` in an input."""
+    if isinstance(value, File):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _uploaded(each)
 
 
 _turns: WeakKeyDictionary[Client, asyncio.Semaphore] = WeakKeyDictionary()

@@ -18,7 +18,7 @@ from prefect_replicate.api.errors import JobCanceled, JobError
 from prefect_replicate.api.resources import Job, Prediction, Status
 from prefect_replicate.api.streaming import CUT, DONE, OUTPUT, Event, Stream, Unstreamable
 from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.watch import Patience, Watch, abandon, outcome
+from prefect_replicate.jobs.watch import Patience, Watch, abandon, outcome, write_end
 
 _LINE_END = re.compile(r"\r\n?")
 
@@ -151,6 +151,7 @@ class TextStream:
                 for piece in self._rest() or []:
                     yield piece
             await watch.turn()
+        await write_end(watch.job)
         # A reader may take longer than the hour that Replicate keeps outputs for.
         if self.told and watch.job.status == Status.SUCCEEDED and watch.job.data_removed:
             run_logger().warning("The end of the text is unconfirmed: its output is gone already.")

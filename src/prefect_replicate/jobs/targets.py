@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -21,16 +22,26 @@ from prefect_replicate.api.references import (
     parse_version,
 )
 from prefect_replicate.api.resources import Job, Model, Prediction, Training
+from prefect_replicate.jobs.identity import fingerprint, key_of
 from prefect_replicate.jobs.inputs import Schema, no_schema, prepare
 from prefect_replicate.jobs.latest import look_up
-from prefect_replicate.jobs.submit import create
+from prefect_replicate.jobs.ledger import Margins
+from prefect_replicate.jobs.orphans import wanted
+from prefect_replicate.jobs.settled import Ticket
+from prefect_replicate.jobs.slots import caller, slots
+from prefect_replicate.jobs.submit import Request, create, obtain
+from prefect_replicate.jobs.uploads import digest_at
 from prefect_replicate.jobs.watch import Patience
+from prefect_replicate.settings import read_settings
+from prefect_replicate.webhooks.mailbox import another_mailbox
 
 J = TypeVar("J", bound=Job)
 
 # What Replicate takes for a Cancel-After, in seconds, and how much later than our deadline it is.
 _SHORTEST, _LONGEST = 5, 24 * 3600
 _LATER = 15
+# Jobs are told apart by their lives, in steps that no rounding bridges.
+CODES, _STEP = 1200, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +50,44 @@ class Target(Generic[J]):
 
     Attributes:
         ref: It, as precisely as it is known.
+        asked: It, as the caller named it: what "the latest version" is may change.
         make: The create that it needs.
         schema: Gives the version's openapi_schema, where there is one to be had.
         trains: Its jobs are trainings. They know no deadline.
     """
 
     ref: str
+    asked: str
     make: Callable[..., Call[J]]
     schema: Schema = no_schema
     trains: bool = False
 
-    def call(
-        self, input: Mapping[str, Any], waiting: Patience, hook: Hook | None = None
-    ) -> Call[J]:
-        """The create for one input. Replicate ends a prediction itself, should nobody else."""
-        if self.trains:
+    def call(self, input: Mapping[str, Any], life: int | None, hook: Hook | None = None) -> Call[J]:
+        """The create for one input."""
+        if life is None:
             return self.make(input=input, hook=hook)
+        return self.make(input=input, hook=hook, cancel_after=life)
+
+    def about(self) -> dict[str, str | None]:
+        """What is known of its jobs beforehand: model, version, deployment."""
+        if self.asked.startswith("deployment "):
+            return {"deployment": self.ref.partition("/")[2]}
+        reference = parse_reference(self.ref)
+        model = str(reference.model) if reference.model else None
+        return {"model": model, "version": reference.version}
+
+    def life(self, waiting: Patience, code: int = 0) -> int | None:
+        """Seconds after which Replicate ends a job itself, should nobody else. Trainings have none.
+
+        Args:
+            waiting: For how long we wait.
+            code: What tells this job from others by its life: a number below `CODES`.
+        """
+        if self.trains:
+            return None
         # Later than our own deadline, so that it is we who see it pass and can say so.
-        after = min(max(_SHORTEST, math.ceil(waiting.deadline) + _LATER), _LONGEST)
-        return self.make(input=input, hook=hook, cancel_after=after)
+        after = max(_SHORTEST, math.ceil(waiting.deadline) + _LATER)
+        return min(after, _LONGEST - CODES * _STEP) + code * _STEP
 
 
 async def resolve(client: Client, ref: str | None, deployment: str | None) -> Target[Prediction]:
@@ -72,11 +102,17 @@ async def resolve(client: Client, ref: str | None, deployment: str | None) -> Ta
     if deployment is not None:
         name = parse_name(deployment, "deployment")
         make = partial(calls.deployments_predictions_create, name)
-        return Target(deployment, make, _known_once(partial(_schema_of_release, client, name)))
+        return Target(
+            deployment,
+            f"deployment {name}",
+            make,
+            _known_once(partial(_schema_of_release, client, name)),
+        )
     reference = parse_reference(ref or "")
     if reference.version or not reference.model:
         make = partial(calls.predictions_create, str(reference))
-        return Target(str(reference), make, _version_schema(client, reference))
+        asked = str(reference)
+        return Target(asked, asked, make, _version_schema(client, reference))
     return _of_model(reference.model, await look_up(client, reference.model))
 
 
@@ -90,7 +126,7 @@ def resolve_training(client: Client, version: str, destination: str) -> Target[T
     into = parse_name(destination, "destination model")
     make = partial(calls.trainings_create, model, version_id, destination=into)
     schema = _version_schema(client, Reference(model, version_id))
-    return Target(version, make, schema, trains=True)
+    return Target(version, f"{version} into {into}", make, schema, trains=True)
 
 
 async def start(
@@ -100,9 +136,10 @@ async def start(
     waiting: Patience,
     hook: Hook | None = None,
     *,
+    place: Place | None = None,
     shown: bool = True,
 ) -> J:
-    """Create a job of a resolved target, from an input that may hold files.
+    """The one job of a call: as it was made before, or made now, from an input that may hold files.
 
     Args:
         client: Who pays.
@@ -110,6 +147,7 @@ async def start(
         input: What it gets.
         waiting: For how long.
         hook: What Replicate tells of it, and where.
+        place: Which call it is, if it was made before by the same caller; it is filled in.
         shown: Whether Prefect's UI shows the job by itself.
 
     Raises:
@@ -119,7 +157,71 @@ async def start(
     given = await prepare(
         client, input, target.schema, "TrainingInput" if target.trains else "Input"
     )
-    return await create(client, target.call(given, waiting, hook), shown=shown)
+    place = Place() if place is None else place
+    ticket = await place.ticket(client, target, given)
+    if ticket is None:
+        return await create(client, target.call(given, target.life(waiting), hook), shown=shown)
+    settings = read_settings()
+    margins = Margins(
+        send=settings.ledger_send,
+        answer=settings.ledger_answer,
+        accept=settings.ledger_accept,
+        list=settings.ledger_list,
+    )
+
+    def make(generation: int, number: int) -> tuple[Call[J], int | None]:
+        first = generation == number == 1
+        own = hook if first or hook is None else replace(hook, url=another_mailbox(hook.url))
+        life = target.life(waiting, _code(f"{ticket.key}-{generation}-{number}"))
+        return replace(target.call(given, life, own), within=margins.answer), life
+
+    request = Request(
+        make,
+        wanted=wanted(given, **target.about()),
+        trains=target.trains,
+        margins=margins,
+        look_every=settings.ledger_look,
+        patience=waiting.deadline,
+        shown=shown,
+    )
+    return await obtain(client, ticket, request)
+
+
+def _code(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % CODES
+
+
+class Place:
+    """Which call of its flow run this one is; asked once, however often the call is tried."""
+
+    def __init__(self) -> None:
+        self._ticket: Ticket | None = None
+        self._asked = False
+
+    async def ticket(
+        self, client: Client, target: Target[Any], given: Mapping[str, Any]
+    ) -> Ticket | None:
+        """Its place in the ledger; None outside of a flow run.
+
+        Raises:
+            LedgerError: It cannot be read or written. Nothing was submitted.
+        """
+        if not self._asked:
+            self._ticket = await self._take(client, target, given)
+            self._asked = True
+        return self._ticket
+
+    async def _take(
+        self, client: Client, target: Target[Any], given: Mapping[str, Any]
+    ) -> Ticket | None:
+        who = await caller()
+        if who is None:
+            return None
+        known = partial(digest_at, client)
+        print_ = fingerprint(client.base_url, target.asked, given, known)
+        number = await slots.take(who, print_)
+        key = key_of(who.flow_run_id, print_, number)
+        return Ticket(who.rows, key, print_, who.attempt)
 
 
 def _of_model(name: Name, model: Model) -> Target[Prediction]:
@@ -130,14 +232,15 @@ def _of_model(name: Name, model: Model) -> Target[Prediction]:
         return document
 
     if model.is_official:
-        return Target(str(name), partial(calls.models_predictions_create, name), schema)
+        make = partial(calls.models_predictions_create, name)
+        return Target(str(name), str(name), make, schema)
     if not latest:
         raise BadInputError(
             f"Model '{name}' has no versions yet, so there is nothing to run. Train one into it, "
             f"or push one with Cog. Nothing was charged."
         )
     version = f"{name}:{latest.id}"
-    return Target(version, partial(calls.predictions_create, version), schema)
+    return Target(version, str(name), partial(calls.predictions_create, version), schema)
 
 
 def _version_schema(client: Client, reference: Reference) -> Schema:

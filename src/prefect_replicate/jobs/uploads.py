@@ -39,20 +39,43 @@ class _Known:
 
 @dataclass(slots=True, weakref_slot=True)
 class _Memory:
-    """What one client has uploaded, the latest used last; and who is uploading now."""
+    """What one client has uploaded, the latest used last; and who is uploading now.
 
+    Attributes:
+        digests: SHA-256 of what is at a URL.
+    """
+
+    digests: OrderedDict[str, str] = field(default_factory=OrderedDict)
     known: OrderedDict[_Key, _Known] = field(default_factory=OrderedDict)
     busy: WeakValueDictionary[_Key, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def remember(self, key: _Key, file: File) -> File:
         self.known[key] = _Known(file, time.monotonic())
         self.known.move_to_end(key)
+        self.note(file.urls.get, key[0])
         if len(self.known) > _MOST_KNOWN:
             self.known.popitem(last=False)
         return file
 
+    def note(self, url: str, digest: str) -> None:
+        self.digests[url] = digest
+        while len(self.digests) > _MOST_KNOWN:
+            self.digests.popitem(last=False)
+
 
 _memories: WeakKeyDictionary[Client, _Memory] = WeakKeyDictionary()
+
+
+def note(client: Client, file: File) -> None:
+    """Remember what is in a file that somebody has uploaded."""
+    if digest := file.checksums.get("sha256"):
+        _memories.setdefault(client, _Memory()).note(file.urls.get, digest)
+
+
+def digest_at(client: Client, url: str) -> str | None:
+    """The SHA-256 of an upload by its URL, if it is one that went through this process."""
+    memory = _memories.get(client)
+    return memory.digests.get(url) if memory else None
 
 
 def good_for_a_job(file: File, now: datetime) -> bool:

@@ -33,9 +33,11 @@ from prefect_replicate.api.errors import (
     TransportError,
 )
 from prefect_replicate.api.resources import Job, Status, Training
+from prefect_replicate.api.retries import transient
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
 from prefect_replicate.jobs.latest import forget
+from prefect_replicate.jobs.settled import settle
 from prefect_replicate.settings import read_settings
 from prefect_replicate.webhooks.mailbox import Address, address_of, read
 
@@ -189,9 +191,20 @@ async def end_of(client: Client, job: J, patience: Patience, *, label: str = "")
     except asyncio.CancelledError:
         await see_through(abandon(client, watch.job))
         raise
+    await write_end(watch.job)
     if isinstance(watch.job, Training) and watch.job.trained_version:
         forget(client, watch.job.trained_version.partition(":")[0])
     return cast("J", watch.job)
+
+
+async def write_end(job: Job) -> None:
+    """Write down how a job ended, and whether another one may do better, for later attempts."""
+    try:
+        outcome(job)
+    except ReplicateError as error:
+        await settle(job, retryable=transient(error))
+    else:
+        await settle(job, retryable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +227,7 @@ async def abandon(client: Client, job: Job) -> Abandoned:
         fate = f"{what} could not be canceled and may run on and cost money: {where} ({why})"
         run_logger().error(fate)
         return Abandoned(job, fate)
+    await settle(job, retryable=False)
     ended = "had ended before it could be canceled" if job.status in _PAID else "was canceled"
     fate = f"{what} {ended}; it is charged for the time that it ran"
     run_logger().info(fate)

@@ -70,6 +70,11 @@ def webhook_url(public_url: str, address: Address) -> str:
     return f"{public_url.rstrip('/')}/{address.flow_run_id}/{address.key}"
 
 
+def another_mailbox(url: str) -> str:
+    """The URL of a mailbox in the same flow run that nobody has been told yet."""
+    return f"{url.rpartition('/')[0]}/{new_mail_key()}"
+
+
 def address_of(url: str) -> Address | None:
     """The address in a URL or a path: its last two segments. None if they are no address."""
     match = _ADDRESS.fullmatch(url[-_ADDRESS_LENGTH:])

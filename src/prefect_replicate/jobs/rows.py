@@ -1,0 +1,93 @@
+"""Rows of a flow run on the Prefect server: inputs of the run, each written once.
+
+They outlive the process, the worker and the machine, and Prefect refuses a second row of a name,
+which makes writing one a claim that only one can win.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+
+from prefect_replicate.api.client import told_time
+from prefect_replicate.api.errors import LedgerError
+from prefect_replicate.jobs.engine import engine
+
+# A server gives no more than that at once, and does not say that it left any out.
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A row: what it says, and when the server wrote it, by the server's clock."""
+
+    value: str
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one flow run."""
+
+    flow_run_id: UUID
+
+    async def read(self, prefix: str) -> dict[str, Written]:
+        """All rows whose names begin so.
+
+        Raises:
+            LedgerError: The server cannot be asked, or there are more than it gives.
+        """
+        client = await self._client("read")
+        try:
+            rows = await client.filter_flow_run_input(
+                self.flow_run_id, key_prefix=prefix, limit=MOST, exclude_keys=set()
+            )
+        except (httpx.HTTPError, ValueError) as error:  # the second for a proxy's page
+            raise self._unreachable("read", error) from error
+        if len(rows) >= MOST:
+            raise LedgerError(
+                f"Flow run {self.flow_run_id} has {MOST} ledger rows or more that begin with "
+                f"{prefix!r}, more than Prefect gives at once. Nothing was submitted."
+            )
+        return {row.key: Written(row.value, row.created) for row in rows}
+
+    async def write(self, name: str, value: str) -> bool:
+        """Write a row; whether it is new. If not, read it: it may be one's own, answered late.
+
+        Raises:
+            LedgerError: The server cannot be asked: whether the row is there is not known.
+        """
+        client = await self._client("write")
+        try:
+            await client.create_flow_run_input(self.flow_run_id, key=name, value=value)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.CONFLICT:
+                return False
+            raise self._unreachable("write", error) from error
+        except httpx.HTTPError as error:
+            raise self._unreachable("write", error) from error
+        return True
+
+    async def now(self) -> datetime | None:
+        """The server's time, on the same clock as that of its rows; None if it does not say."""
+        client = await self._client("ask")
+        try:
+            return told_time((await client.hello()).headers)
+        except httpx.HTTPError:
+            return None
+
+    async def _client(self, doing: str) -> PrefectClient:
+        try:
+            return await engine().prefect_client()
+        except Exception as error:
+            raise self._unreachable(doing, error) from error
+
+    def _unreachable(self, doing: str, error: Exception) -> LedgerError:
+        return LedgerError(
+            f"Could not {doing} the ledger of flow run {self.flow_run_id} on the Prefect server: "
+            f"{error or type(error).__name__}. Nothing was submitted that is not written there."
+        )

@@ -1,0 +1,88 @@
+"""Write down how a job of the ledger ended, so that nobody has to ask, or pay, for it again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from prefect_replicate.api.resources import Job
+from prefect_replicate.jobs import ledger
+from prefect_replicate.jobs.flow_run import run_logger
+from prefect_replicate.jobs.ledger import End
+from prefect_replicate.jobs.rows import Rows
+
+# Bytes of JSON of an output that is kept with the end.
+MOST_OUTPUT = 64 * 1024
+_WITHIN = 10.0  # seconds
+_MOST_KNOWN = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A call's place in the ledger.
+
+    Attributes:
+        rows: Those of its flow run.
+        key: The call.
+        fingerprint: What it asks.
+        attempt: The run of the flow that makes it.
+    """
+
+    rows: Rows
+    key: str
+    fingerprint: str
+    attempt: str
+
+
+_tickets: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()
+_process = secrets.token_hex(8)
+
+
+def this_process() -> str:
+    """A name of this process that no other has."""
+    return _process
+
+
+def _rename() -> None:
+    global _process  # noqa: PLW0603 - a forked child is another process
+    _process = secrets.token_hex(8)
+
+
+os.register_at_fork(after_in_child=_rename)
+
+
+def remember(job: Job, ticket: Ticket, generation: int) -> None:
+    """Note to which call a job belongs."""
+    _tickets[job.id] = (ticket, generation)
+    while len(_tickets) > _MOST_KNOWN:
+        _tickets.popitem(last=False)
+
+
+async def settle(job: Job, *, retryable: bool) -> None:
+    """Write down how a job ended, if it is on the ledger. A server that is away is no trouble.
+
+    The next attempt then asks Replicate instead.
+    """
+    known = _tickets.pop(job.id, None)
+    if known is None or not job.done:
+        return
+    ticket, generation = known
+    small = not job.data_removed and len(json.dumps(job.output, default=str)) <= MOST_OUTPUT
+    end = End(
+        status=job.status,
+        retryable=retryable,
+        attempt=ticket.attempt,
+        process=_process,
+        output=job.output if small else None,
+        kept=small,
+    )
+    row = ledger.name(ticket.key, generation, "end")
+    try:
+        async with asyncio.timeout(_WITHIN):
+            await ticket.rows.write(row, end.model_dump_json())
+    except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the job has ended
+        run_logger().warning("The end of %s was not written down: %s", job.id, error)
