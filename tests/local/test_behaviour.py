@@ -43,7 +43,8 @@ def test_create_status(behaving: LocalReplicate, api: Api, actor: str, status: i
 @pytest.mark.parametrize("status", ["starting", "processing"])
 def test_held_status(behaving: LocalReplicate, api: Api, counter: str, status: str) -> None:
     behaving.behave(held_status=status)
-    run = api.predict(counter, "wait=1", to=3, pause=0.8)
+    api.predict(counter, to=0)  # so that its worker is there
+    run = api.predict(counter, "wait=2", to=3, pause=1.5)
     assert run["status"] == status
     assert (run["output"] is None) is (status == "starting")
     api.end(run)
@@ -229,8 +230,10 @@ def test_throttling(server_of_its_own: Api, header: bool) -> None:
     api.server.behave(throttling=True, retry_after_header=header)
     statuses = [create(api, "a" * 64).status_code for _ in range(600)]
     assert set(statuses) == {422}
-    refused = [create(api, "a" * 64) for _ in range(60)][-1]
-    assert refused.status_code == 429
+    # Ten more a second are allowed, which a slow machine may not use up at once.
+    refused = next(
+        answer for _ in range(5000) if (answer := create(api, "a" * 64)).status_code == 429
+    )
     assert "resets in ~1s" in refused.json()["detail"]
     assert refused.headers.get("retry-after") == ("1" if header else None)
     assert api.http.get("/account").status_code == 200
@@ -285,7 +288,7 @@ def test_run_limit(behaving: LocalReplicate, api: Api, counter: str, lifts: bool
 
 @pytest.mark.parametrize("kind", ["predictions", "trainings"])
 def test_list_lag(behaving: LocalReplicate, api: Api, actor: str, kind: str) -> None:
-    behaving.behave(list_lag=0.7)
+    behaving.behave(list_lag=3)
     if kind == "predictions":
         run = create(api, actor).json()
     else:
