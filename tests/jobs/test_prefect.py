@@ -18,6 +18,7 @@ from prefect_replicate import (
     LedgerError,
     LocalReplicate,
     ReplicateCredentials,
+    arun_model,
     create_prediction,
     run_model,
     wait_for_prediction,
@@ -139,3 +140,26 @@ def test_nothing_is_submitted_while_the_ledger_cannot_be_written(
     with pytest.raises(LedgerError, match="Nothing was submitted"):
         asking()
     assert len(jobs(replicate)) == before
+
+
+async def test_a_task_that_timed_out_has_a_job_of_its_own_when_it_is_retried(
+    prefect_server: None,
+    credentials: ReplicateCredentials,
+    replicate: LocalReplicate,
+    tiny_model: str,
+) -> None:
+    before = len(jobs(replicate))
+
+    @task(retries=1, timeout_seconds=3)
+    async def asking() -> object:
+        made = await arun_model.fn(tiny_model, {"text": "in time"}, credentials=credentials)
+        return made.output
+
+    @flow
+    async def asked() -> object:
+        return await asking()
+
+    with replicate.fault("cold_boot", seconds=60, model="local/tiny"):
+        assert await asked() == "in time"
+    late, first = jobs(replicate)[: len(jobs(replicate)) - before]
+    assert (late["status"], first["status"]) == ("succeeded", "canceled")

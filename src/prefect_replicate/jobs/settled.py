@@ -67,10 +67,9 @@ async def settle(job: Job, *, retryable: bool) -> None:
 
     The next attempt then asks Replicate instead.
     """
-    known = _tickets.pop(job.id, None)
-    if known is None or not job.done:
+    if not job.done or job.id not in _tickets:
         return
-    ticket, generation = known
+    ticket, generation = _tickets.pop(job.id)
     small = not job.data_removed and len(json.dumps(job.output, default=str)) <= MOST_OUTPUT
     end = End(
         status=job.status,

@@ -301,7 +301,7 @@ class _Obtaining(Generic[J]):
             return  # another call has it
         recording.cancel()
         remember(job, self.ticket, generation)
-        await abandon(self.client, job)
+        await abandon(self.client, job, interrupted=True)
 
     async def _record(self, generation: int, job: Job, how: str, *, proven: bool) -> bool | None:
         """Whether a job is the one that counts; None if it counts for another call.
@@ -417,7 +417,7 @@ class _Obtaining(Generic[J]):
 
 async def _unwanted(client: Client, interruption: InterruptedCreate) -> None:
     if isinstance(interruption.result, Job):
-        await see_through(abandon(client, interruption.result))
+        await see_through(abandon(client, interruption.result, interrupted=True))
     else:
         run_logger().error("Interrupted: %s", interruption.result)
 
@@ -427,7 +427,7 @@ async def _shown(client: Client, job: J, *, shown: bool) -> J:
         try:
             await announce(job)
         except asyncio.CancelledError:
-            await see_through(abandon(client, job))
+            await see_through(abandon(client, job, interrupted=True))
             raise
     return job
 

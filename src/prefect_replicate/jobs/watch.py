@@ -189,7 +189,7 @@ async def end_of(client: Client, job: J, patience: Patience, *, label: str = "")
         while not watch.job.done:
             await watch.turn()
     except asyncio.CancelledError:
-        await see_through(abandon(client, watch.job))
+        await see_through(abandon(client, watch.job, interrupted=True))
         raise
     await write_end(watch.job)
     if isinstance(watch.job, Training) and watch.job.trained_version:
@@ -215,8 +215,15 @@ class Abandoned:
     fate: str
 
 
-async def abandon(client: Client, job: Job) -> Abandoned:
-    """Cancel a job that nobody wants, and say what became of it. Never raises an API error."""
+async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Abandoned:
+    """Cancel a job that nobody wants, and say what became of it. Never raises an API error.
+
+    Args:
+        client: Who may cancel it.
+        job: It.
+        interrupted: Its caller was. Should that be tried again, by a task that timed out, then it
+            wants a job again.
+    """
     what = f"{type(job).__name__} {job.id}"
     try:
         async with asyncio.timeout(CANCEL_WITHIN):
@@ -227,7 +234,7 @@ async def abandon(client: Client, job: Job) -> Abandoned:
         fate = f"{what} could not be canceled and may run on and cost money: {where} ({why})"
         run_logger().error(fate)
         return Abandoned(job, fate)
-    await settle(job, retryable=False)
+    await settle(job, retryable=interrupted)
     ended = "had ended before it could be canceled" if job.status in _PAID else "was canceled"
     fate = f"{what} {ended}; it is charged for the time that it ran"
     run_logger().info(fate)
