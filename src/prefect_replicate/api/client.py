@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -159,7 +159,7 @@ class Client:
         self._policy = policy or Policy()
         self._budgets = budgets or Budgets()
         self._free = asyncio.Semaphore(in_flight)
-        self._ahead = timedelta()
+        self._heard: tuple[httpx.Headers, datetime] | None = None
         self._http = client_over(
             transport,
             base_url=self.base_url,
@@ -223,7 +223,10 @@ class Client:
 
     def now(self) -> datetime:
         """The time by the API's clock, as far as its last answer told."""
-        return datetime.now(UTC) + self._ahead
+        now = datetime.now(UTC)
+        if self._heard and (told := told_time(self._heard[0])):
+            return told + (now - self._heard[1])
+        return now
 
     async def pages(self, call: Call[Page[R]]) -> AsyncIterator[R]:
         """Everything in a list, page by page as it is asked for.
@@ -307,8 +310,8 @@ class Client:
             return NoAnswer(f"no answer within {call.within:.0f} s", sent=True)
         except httpx.RequestError as error:
             return NoAnswer(_words(error), sent=not isinstance(error, _NEVER_SENT))
-        if told := told_time(response.headers):
-            self._ahead = told - datetime.now(UTC)
+        if "date" in response.headers:
+            self._heard = response.headers, datetime.now(UTC)
         return Answer(response.status_code, response.headers, response.text, response.content)
 
 

@@ -133,6 +133,18 @@ class End(_Row):
     kept: bool = False
 
 
+class Held(_Row):
+    """The call that has a job.
+
+    Attributes:
+        key: The call.
+        id: The job.
+    """
+
+    key: str
+    id: str
+
+
 @dataclass(slots=True)
 class Generation:
     """What is written about one try of a call."""
@@ -211,13 +223,13 @@ def read(rows: Mapping[str, str]) -> list[Generation]:
         generation = found.setdefault(int(match["g"]), Generation(int(match["g"])))
         number = int(match["n"] or 0)
         if match["one"] == "job":
-            generation.job = _parsed(Named, row, value)
+            generation.job = parsed(Named, row, value)
         elif match["one"] == "end":
-            generation.end = _parsed(End, row, value)
+            generation.end = parsed(End, row, value)
         elif match["kind"] == "c":
-            generation.claims[number] = _parsed(Claim, row, value)
+            generation.claims[number] = parsed(Claim, row, value)
         else:
-            generation.voids[number] = _parsed(Void, row, value)
+            generation.voids[number] = parsed(Void, row, value)
     return [found[number] for number in sorted(found)]
 
 
@@ -258,7 +270,12 @@ def _open(generation: Generation) -> Step:
     return ToLook(generation.number, last, generation.claims[last])
 
 
-def _parsed(kind: type[R], row: str, value: str) -> R:
+def parsed(kind: type[R], row: str, value: str) -> R:
+    """What a row says.
+
+    Raises:
+        LedgerError: It is damaged, or was written by a newer version.
+    """
     try:
         content = json.loads(value)
         version = content.get("v")

@@ -55,6 +55,15 @@ class Rows:
             )
         return {row.key: Written(row.value, row.created) for row in rows}
 
+    async def get(self, name: str) -> str | None:
+        """What one row says, None if there is none of this name.
+
+        Raises:
+            LedgerError: The server cannot be asked.
+        """
+        row = (await self.read(name)).get(name)
+        return row.value if row else None
+
     async def write(self, name: str, value: str) -> bool:
         """Write a row; whether it is new. If not, read it: it may be one's own, answered late.
 

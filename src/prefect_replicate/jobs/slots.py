@@ -85,17 +85,16 @@ def _outermost(task: TaskRunContext | None) -> TaskRunContext | None:
 
     Each context knows which one it took the place of; a test notices should that change.
     """
-    while task and isinstance(around := _around(task), TaskRunContext):
+    while task and (around := _around(task)):
         task = around
     return task
 
 
-def _around(task: TaskRunContext) -> object:
+def _around(task: TaskRunContext) -> TaskRunContext | None:
     around = getattr(getattr(task, "_token", None), "old_value", None)
-    same = isinstance(around, TaskRunContext) and (
-        around.task_run.flow_run_id == task.task_run.flow_run_id
-    )
-    return around if same else None
+    if not isinstance(around, TaskRunContext):
+        return None
+    return around if around.task_run.flow_run_id == task.task_run.flow_run_id else None
 
 
 async def _attempt(run_id: UUID) -> UUID:

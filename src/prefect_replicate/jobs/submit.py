@@ -6,7 +6,6 @@ What follows from what is written about a call is in `ledger`; here it is carrie
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Callable
@@ -31,10 +30,10 @@ from prefect_replicate.jobs import ledger, orphans
 from prefect_replicate.jobs.announce import announce
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.ledger import (
-    FORMAT,
     Claim,
     End,
     Generation,
+    Held,
     Margins,
     Named,
     ToClaim,
@@ -131,7 +130,7 @@ class _Obtaining(Generic[J]):
     ticket: Ticket
     request: Request[J]
     account: str
-    claimed: tuple[int, int, float] | None = None
+    claimed: tuple[int, float] | None = None
     read_at: float = 0.0
     others: set[str] = field(default_factory=set)
 
@@ -206,7 +205,7 @@ class _Obtaining(Generic[J]):
             return None
         except ReplicateError as error:
             if self.claimed:
-                await self._void(*self.claimed[:2], f"refused: {error}"[:500])
+                await self._void(generation, self.claimed[0], f"refused: {error}"[:500])
             raise
         return await self._keep(generation, _hooked(made, call), proven=call.hook is not None)
 
@@ -230,7 +229,7 @@ class _Obtaining(Generic[J]):
         request, margins = self.request, self.request.margins
         while True:
             if self.claimed:
-                _, number, begun = self.claimed
+                number, begun = self.claimed
                 if _boottime() - begun <= margins.send:
                     return
                 await self._void(generation, number, "stalled before it was sent")
@@ -252,10 +251,10 @@ class _Obtaining(Generic[J]):
             row = ledger.name(self.ticket.key, generation, "c", number)
             if not await self.ticket.rows.write(row, claim.model_dump_json()):
                 # It may be one's own, whose answer was lost.
-                stored = (await self.ticket.rows.read(row)).get(row)
-                if stored is None or Claim.model_validate_json(stored.value).nonce != claim.nonce:
+                stored = await self.ticket.rows.get(row)
+                if stored is None or ledger.parsed(Claim, row, stored).nonce != claim.nonce:
                     raise _Taken
-            self.claimed = (generation, number, begun)
+            self.claimed = (number, begun)
             # While it waited for its turn, somebody may have canceled the call, or made its job.
             if begun - self.read_at > _READ_AGAIN and await self._recorded(generation):
                 await self._void(generation, number, "not sent: the call has its job already")
@@ -271,8 +270,8 @@ class _Obtaining(Generic[J]):
 
     async def _recorded(self, generation: int) -> Named | None:
         row = ledger.name(self.ticket.key, generation, "job")
-        stored = (await self.ticket.rows.read(row)).get(row)
-        return Named.model_validate_json(stored.value) if stored else None
+        stored = await self.ticket.rows.get(row)
+        return None if stored is None else ledger.parsed(Named, row, stored)
 
     async def _keep(
         self, generation: int, job: J, how: str = "created", *, proven: bool
@@ -315,7 +314,7 @@ class _Obtaining(Generic[J]):
         Raises:
             LedgerError: The ledger was away for as long as the job may wait; it was canceled.
         """
-        number = self.claimed[1] if self.claimed else 0
+        number = self.claimed[0] if self.claimed else 0
         named = Named(id=job.id, claim=number, how=how, attempt=self.ticket.attempt)
         row = ledger.name(self.ticket.key, generation, "job")
         until = _boottime() + self.request.patience
@@ -342,26 +341,26 @@ class _Obtaining(Generic[J]):
         Calls that ask the same are exchangeable: one has the job, and the other looks further.
         """
         row = ledger.held(job.id)
-        held = {"v": FORMAT, "key": self.ticket.key, "id": job.id}
-        if await self.ticket.rows.write(row, json.dumps(held)):
+        held = Held(key=self.ticket.key, id=job.id)
+        if await self.ticket.rows.write(row, held.model_dump_json()):
             return True
-        stored = (await self.ticket.rows.read(row)).get(row)
-        return stored is not None and json.loads(stored.value).get("key") == self.ticket.key
+        stored = await self.ticket.rows.get(row)
+        return stored is not None and ledger.parsed(Held, row, stored).key == self.ticket.key
 
     async def _leave_out_held(self) -> None:
         """Note which jobs other calls of the flow run have, if Prefect can give them at once."""
         with suppress(LedgerError):
-            for row in (await self.ticket.rows.read(ledger.held(""))).values():
-                held = json.loads(row.value)
-                if held.get("key") != self.ticket.key:
-                    self.others.add(held.get("id", ""))
+            for row, written in (await self.ticket.rows.read(ledger.held(""))).items():
+                held = ledger.parsed(Held, row, written.value)
+                if held.key != self.ticket.key:
+                    self.others.add(held.id)
 
     async def _find(
         self, generation: int, number: int, claim: Claim, written: datetime | None
     ) -> J | None:
         """The job of a claim whose writer said nothing more, or a new one if it made none."""
         run_logger().info("A create was sent before, and its answer lost. Looking for its job.")
-        self.claimed = (generation, number, 0.0)
+        self.claimed = (number, 0.0)
         began, quarantine = _boottime(), claim.margins.quarantine
         while True:
             seen = _boottime() - began

@@ -54,6 +54,7 @@ class Target(Generic[J]):
         make: The create that it needs.
         schema: Gives the version's openapi_schema, where there is one to be had.
         trains: Its jobs are trainings. They know no deadline.
+        deploys: It is a deployment, whose version is not known.
     """
 
     ref: str
@@ -61,6 +62,7 @@ class Target(Generic[J]):
     make: Callable[..., Call[J]]
     schema: Schema = no_schema
     trains: bool = False
+    deploys: bool = False
 
     def call(self, input: Mapping[str, Any], life: int | None, hook: Hook | None = None) -> Call[J]:
         """The create for one input."""
@@ -70,7 +72,7 @@ class Target(Generic[J]):
 
     def about(self) -> dict[str, str | None]:
         """What is known of its jobs beforehand: model, version, deployment."""
-        if self.asked.startswith("deployment "):
+        if self.deploys:
             return {"deployment": self.ref.partition("/")[2]}
         reference = parse_reference(self.ref)
         model = str(reference.model) if reference.model else None
@@ -107,6 +109,7 @@ async def resolve(client: Client, ref: str | None, deployment: str | None) -> Ta
             f"deployment {name}",
             make,
             _known_once(partial(_schema_of_release, client, name)),
+            deploys=True,
         )
     reference = parse_reference(ref or "")
     if reference.version or not reference.model:
