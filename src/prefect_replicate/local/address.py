@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from prefect_replicate.local.secret_file import write_private
+
 _FILE = "address"
 LOCK = "lock"
 
 
 def announce(root: Path, base_url: str) -> None:
     """Write down where the server of a folder listens; whole or not at all, for its owner only."""
-    unfinished = root / f"{_FILE}.new"
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(base_url)
-    unfinished.rename(root / _FILE)
+    write_private(root / _FILE, base_url)
 
 
 def withdraw(root: Path) -> None:

@@ -29,12 +29,19 @@ from prefect_replicate.local.files import DELIVERY, delivery_path
 from prefect_replicate.local.outputs import file_path, output_schema
 from prefect_replicate.local.records import Run
 from prefect_replicate.local.service import Service
-from prefect_replicate.local.web import FRONT, PAGES, base_url, host_name, is_loopback
+from prefect_replicate.local.web import (
+    FRONT,
+    LAST_PLACE,
+    PAGES,
+    base_url,
+    cut,
+    host_name,
+    is_loopback,
+)
 
 _RUNS = 50  # on one front page
 _NAMES = 100  # models, and deployments, on the front page
 _GLANCE = 140  # characters of an output on the front page
-_LAST_PLACE = 2**62  # the database counts no further than 2**63
 _LONGEST_URL = 2_000  # of those that lead to files here
 _FRONT_REFRESH = 5  # seconds
 _TIMES = ("predict_time", "total_time")
@@ -179,7 +186,7 @@ def _place(request: Request, side: str) -> int | None:
     if text is None:
         return None
     place = int(text)
-    if not 0 <= place <= _LAST_PLACE:
+    if not 0 <= place <= LAST_PLACE:
         raise ValueError(f"{place} is no place in the list")
     return place
 
@@ -189,15 +196,14 @@ def _listed(service: Service, before: int | None, since: int | None) -> dict[str
     now = service.now()
     found = service.state.runs.newest(limit=_RUNS + 1, before=before, since=since)
     back = since is not None
-    more = len(found) > _RUNS
-    kept = (found[1:] if back else found[:_RUNS]) if more else found
-    first = before is None and not (back and more)
+    kept, older, newer = cut(found, _RUNS, back=back, begun=before is not None)
+    first = before is None and not (back and len(found) > _RUNS)
     runs = [_glance(service, service.runs.current(run), now) for _, run in kept]
     return {
         "now": now,
         "runs": runs,
-        "older": kept[-1][0] if kept and (back or more) else None,
-        "newer": kept[0][0] if kept and not first else None,
+        "older": older,
+        "newer": newer,
         "refresh": _FRONT_REFRESH if first and any(not it.run.ended for it in runs) else None,
         **(_names(service) if first else {"models": [], "deployments": [], "first": False}),
     }

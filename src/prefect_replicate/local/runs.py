@@ -40,9 +40,7 @@ CANCEL_GRACE = 5.0
 # In Replicate's words, so that clients know that another try may do.
 INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
 _BIG = 1 << 20  # characters of a data: URI that are decoded in a thread
-# Seconds between looks at what has to go, and how many are looked at in one go.
-_SWEEP_EVERY = 5.0
-_SWEEP = 200
+_SWEEP = 200  # how many are looked at in one go
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 logger = logging.getLogger(__name__)
@@ -179,18 +177,8 @@ class Runs:
             return live.run
         return run
 
-    async def sweep(self) -> None:
-        """Remove the data of old predictions, for ever."""
-        while True:
-            await asyncio.sleep(_SWEEP_EVERY)
-            try:
-                while self._sweep_some():  # noqa: ASYNC110 - others have their turn in between
-                    await asyncio.sleep(0)
-            except Exception:
-                logger.exception("The data of old predictions could not be removed")
-
-    def _sweep_some(self) -> bool:
-        """Look at the next that were made; whether there may be more that are old enough."""
+    def remove_some_data(self) -> bool:
+        """Remove the data of old predictions, of a few at a time; whether there may be more."""
         found = self._state.runs.newest(since=self._swept, limit=_SWEEP)
         for place, run in reversed(found):
             # In the order of their creation: what waits for a long one goes a little later.

@@ -14,10 +14,15 @@ def keep_secret(path: Path, prefix: str, given: str = "") -> str:
     """
     kept = path.read_text().strip() if path.exists() else ""
     secret = given or kept or prefix + secrets.token_hex(16)
+    write_private(path, secret)
+    return secret
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; whole or not at all."""
     # Renamed at last, so that the file is never half-written, and its mode is right from the first.
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - pathlib cannot set the mode
-        file.write(secret)
+        file.write(text)
     new.replace(path)
-    return secret

@@ -45,7 +45,7 @@ from prefect_replicate.local.webhooks import Webhooks
 
 # Replicate's own limit for a model's setup.
 START_TIMEOUT = 600.0
-# Seconds between looks at uploads that have expired, and how many are looked at in one go.
+# Seconds between looks at what is too old, and how many uploads are looked at in one go.
 _SWEEP_EVERY = 5.0
 _SWEEP = 200
 
@@ -121,7 +121,6 @@ class Service:
         self._stagings: dict[asyncio.Task[Any], Reading] = {}
         self._background = {
             asyncio.create_task(self.pool.reap()),
-            asyncio.create_task(self.runs.sweep()),
             asyncio.create_task(self._sweep()),
         }
         for run in self.runs.interrupted():
@@ -413,17 +412,18 @@ class Service:
         return record
 
     async def _sweep(self) -> None:
-        """Remove uploads that have expired and that nobody asks for, for ever."""
+        """Remove what is too old and what nobody asks for, for ever."""
         while True:
             await asyncio.sleep(_SWEEP_EVERY)
-            try:
-                while self._remove_expired():  # noqa: ASYNC110 - others have their turn in between
-                    await asyncio.sleep(0)
-            except Exception:
-                logger.exception("Uploads that have expired could not be removed")
+            for remove_some in (self.runs.remove_some_data, self._remove_expired):
+                try:
+                    while remove_some():  # noqa: ASYNC110 - others have their turn in between
+                        await asyncio.sleep(0)
+                except Exception:
+                    logger.exception("What is too old could not be removed")
 
     def _remove_expired(self) -> bool:
-        """Look at the oldest uploads, which expire first; whether there may be more that have."""
+        """Remove a few of the uploads that have expired; whether there may be more."""
         oldest = [record for _, record in reversed(self.state.files.newest(since=0, limit=_SWEEP))]
         return bool(oldest) and all(self.file(record.id) is None for record in oldest)
 

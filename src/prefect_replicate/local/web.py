@@ -34,7 +34,7 @@ RUNS_PAGE = 100
 # Pages for people: the front page looks for a token or a cookie itself, and whoever knows a run's
 # id may see its page.
 FRONT, PAGES = "/", "/p/"
-_LAST_PLACE = 2**62  # the database counts no further than 2**63
+LAST_PLACE = 2**62  # the database counts no further than 2**63
 # Downloads that carry a signature instead of a token.
 _SIGNED = re.compile(r"/files/[^/]+/download")
 _LOCAL_NAMES = frozenset({"localhost", "localhost."})
@@ -178,11 +178,31 @@ def run_page(
     where = {"kind": kind}
     side = {"since" if back else "before": place}
     found = state.runs.newest(where, limit=RUNS_PAGE + 1, made=made, **side)
-    more = len(found) > RUNS_PAGE
-    kept = (found[1:] if back else found[:RUNS_PAGE]) if more else found
-    older = f"p={kept[-1][0]}" if kept and (back or more) else None
-    newer = f"r=1&p={kept[0][0]}" if kept and (more if back else place is not None) else None
-    return _page(request, [show(run) for _, run in kept], after=older, before=newer)
+    kept, older, newer = cut(found, RUNS_PAGE, back=back, begun=place is not None)
+    return _page(
+        request,
+        [show(run) for _, run in kept],
+        after=None if older is None else f"p={older}",
+        before=None if newer is None else f"r=1&p={newer}",
+    )
+
+
+def cut(
+    found: list[tuple[int, Run]], size: int, *, back: bool, begun: bool
+) -> tuple[list[tuple[int, Run]], int | None, int | None]:
+    """A page, and the places behind which the older and the newer ones are, if there are any.
+
+    Args:
+        found: The page and, if there is more, one beyond it; newest first.
+        size: Of a page.
+        back: It was asked for from older to newer ones.
+        begun: It was asked for from some place on, and not from the newest.
+    """
+    more = len(found) > size
+    kept = (found[1:] if back else found[:size]) if more else found
+    older = kept[-1][0] if kept and (back or more) else None
+    newer = kept[0][0] if kept and (more if back else begun) else None
+    return kept, older, newer
 
 
 def _page(
@@ -207,7 +227,7 @@ def _cursor(request: Request) -> tuple[bool, int | None]:
         place = int(fields["p"][0])
     except (ValueError, KeyError):
         place = -1
-    if not 0 <= place <= _LAST_PLACE:
+    if not 0 <= place <= LAST_PLACE:
         raise problems.not_found("Invalid cursor")
     return "r" in fields, place
 
