@@ -1,18 +1,14 @@
 """Behind a proxy that speaks TLS, outputs have https URLs, and the clients make files of them."""
 
 import ipaddress
-import socket
 import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from cryptography import x509  # Prefect brings it
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,6 +22,7 @@ from starlette.routing import Route
 
 from prefect_replicate import LocalReplicate
 from tests.clients.conftest import Models, Node
+from tests.webhooks.conftest import serving
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +61,8 @@ def https_url(server: LocalReplicate, certificate: Path) -> Iterator[str]:
         return Response(answer.content, answer.status_code, dict(answer.headers))
 
     route = Route("/{path:path}", proxy, methods=["GET", "POST"])
-    with _serving(Starlette(routes=[route]), certificate) as url:
+    with serving(Starlette(routes=[route]), certificate) as url:
         yield url
-
-
-@contextmanager
-def _serving(app: Starlette, certificate: Path) -> Iterator[str]:
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, ws="none", ssl_certfile=certificate)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=[[listening]])
-    thread.start()
-    try:
-        yield f"https://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-        listening.close()
-    assert not thread.is_alive()
 
 
 @pytest.fixture

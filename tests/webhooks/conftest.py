@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,16 +17,20 @@ from starlette.types import ASGIApp
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
-    """An app behind uvicorn on a thread of its own, as its URL."""
+def serving(app: ASGIApp, certificate: Path | None = None) -> Iterator[str]:
+    """An app behind uvicorn on a thread of its own, as its URL; https with a certificate."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", loop="asyncio"))
+    config = uvicorn.Config(
+        app, log_config=None, ws="none", loop="asyncio", ssl_certfile=certificate
+    )
+    server = uvicorn.Server(config)
     # Prefect's settings, the URL of the tests' server among them, are context variables.
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(server.run, [listening]))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        scheme = "https" if certificate else "http"
+        yield f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=30)
