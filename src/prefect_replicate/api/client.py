@@ -60,10 +60,17 @@ _TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which API, and whose money. The token is in no repr."""
+    """Which API, and whose money. The token is in no repr.
+
+    Attributes:
+        base_url: Of the API.
+        token: It.
+        saved_as: Where another process finds the same, if it is saved anywhere.
+    """
 
     base_url: str
     token: str = field(repr=False)
+    saved_as: str | None = field(default=None, compare=False)
 
 
 class InterruptedCreate(asyncio.CancelledError):
@@ -156,6 +163,7 @@ class Client:
         budgets: Budgets | None = None,
     ) -> None:
         self.base_url = api_url(access.base_url)
+        self.saved_as = access.saved_as
         self._policy = policy or Policy()
         self._budgets = budgets or Budgets()
         self._free = asyncio.Semaphore(in_flight)

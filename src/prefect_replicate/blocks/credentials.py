@@ -45,7 +45,9 @@ class ReplicateCredentials(CredentialsBlock):
     @property
     def access(self) -> Access:
         """The token and its API as a plain value."""
-        return Access(self.base_url, self.api_token.get_secret_value())
+        # An anonymous block, as one that is part of another, has a name that cannot be loaded.
+        saved_as = None if self._is_anonymous else self._block_document_name
+        return Access(self.base_url, self.api_token.get_secret_value(), saved_as)
 
     def get_client(self) -> Client:
         """An async client of your own; close it, or use it with `async with`.

@@ -165,7 +165,9 @@ class Engine:
         """
         if access not in self._clients:
             self._clients[access] = Client(access, transport=read_settings().transport)
-        return self._clients[access]
+        client = self._clients[access]
+        client.saved_as = access.saved_as or client.saved_as
+        return client
 
     def downloads(self) -> Downloads:
         """The client for files, which has no token; to be called on the loop."""

@@ -73,6 +73,8 @@ class Claim(_Row):
         fingerprint: What was asked.
         api: Base URL of the API.
         account: Whose money, as "type username".
+        block: Name of the saved credentials, by which another process may cancel the job.
+        run: Id of the flow run that asks; rows of a subflow are on the flow run around it.
         trains: It is a training.
         webhook: The URL that the job has, which nobody else's job has.
         life: Seconds from its creation to its deadline, if it has one and no webhook.
@@ -84,6 +86,8 @@ class Claim(_Row):
     fingerprint: str
     api: str
     account: str
+    block: str | None = None
+    run: str = ""
     trains: bool = False
     webhook: str | None = None
     life: int | None = None

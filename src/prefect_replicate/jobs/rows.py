@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 import httpx
@@ -27,6 +28,34 @@ class Written:
 
     value: str
     at: datetime | None
+
+
+class RowStore(Protocol):
+    """Where rows are kept. Of two that write one name, one wins."""
+
+    async def read(self, prefix: str) -> dict[str, Written]:
+        """All rows whose names begin so.
+
+        Raises:
+            LedgerError: They cannot be read.
+        """
+
+    async def get(self, name: str) -> str | None:
+        """What one row says, None if there is none of this name.
+
+        Raises:
+            LedgerError: It cannot be read.
+        """
+
+    async def write(self, name: str, value: str) -> bool:
+        """Write a row; whether it is new. If not, read it: it may be one's own, answered late.
+
+        Raises:
+            LedgerError: Whether the row is there is not known.
+        """
+
+    async def now(self) -> datetime | None:
+        """The time by the clock that rows have theirs from; None if it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from prefect_replicate.api.resources import Job
 from prefect_replicate.jobs import ledger
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.ledger import End
-from prefect_replicate.jobs.rows import Rows
+from prefect_replicate.jobs.rows import RowStore
 
 # Bytes of JSON of an output that is kept with the end.
 MOST_OUTPUT = 64 * 1024
@@ -30,12 +30,14 @@ class Ticket:
         key: The call.
         fingerprint: What it asks.
         attempt: The run of the flow that makes it.
+        run: Id of the flow run that makes it, which may be a subflow of the one with the rows.
     """
 
-    rows: Rows
+    rows: RowStore
     key: str
     fingerprint: str
     attempt: str
+    run: str = ""
 
 
 _tickets: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()

@@ -242,6 +242,8 @@ class _Obtaining(Generic[J]):
                 fingerprint=self.ticket.fingerprint,
                 api=self.client.base_url,
                 account=self.account,
+                block=self.client.saved_as,
+                run=self.ticket.run,
                 trains=request.trains,
                 webhook=call.hook.url if call.hook else None,
                 life=life,
