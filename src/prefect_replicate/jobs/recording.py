@@ -1,0 +1,153 @@
+"""Record the one job of a call, and cancel any other."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from prefect_replicate.api.client import Client, see_through
+from prefect_replicate.api.errors import LedgerError
+from prefect_replicate.api.resources import Job
+from prefect_replicate.jobs import ledger
+from prefect_replicate.jobs.announce import announce
+from prefect_replicate.jobs.clocks import boottime
+from prefect_replicate.jobs.flow_run import run_logger
+from prefect_replicate.jobs.ledger import Held, Named, Void
+from prefect_replicate.jobs.settled import Ticket, remember
+from prefect_replicate.jobs.watch import abandon
+
+J = TypeVar("J", bound=Job)
+
+_RECORD_EVERY = 1.0
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Writes what became of the claims of one call.
+
+    Attributes:
+        client: Who pays.
+        ticket: The call.
+        patience: Seconds for which a job may wait to be recorded.
+        shown: Whether Prefect's UI shows the job by itself.
+        others: Ids of jobs that are known to be of something else.
+    """
+
+    client: Client
+    ticket: Ticket
+    patience: float
+    shown: bool = True
+    others: set[str] = field(default_factory=set)
+
+    async def void(self, generation: int, number: int, reason: str) -> None:
+        """Say that a claim made no job. Where that cannot be written, somebody has to look."""
+        row = ledger.name(self.ticket.key, generation, "v", number)
+        try:
+            await self.ticket.rows.write(row, Void(reason=reason).model_dump_json())
+        except LedgerError as error:
+            run_logger().warning("%s It is not written down that no job was made.", error)
+
+    async def recorded(self, generation: int) -> Named | None:
+        """The job that counts, if that is written down.
+
+        Raises:
+            LedgerError: The ledger cannot be read.
+        """
+        row = ledger.name(self.ticket.key, generation, "job")
+        stored = await self.ticket.rows.get(row)
+        return None if stored is None else ledger.parsed(Named, row, stored)
+
+    async def keep(self, generation: int, job: J, named: Named, *, proven: bool) -> J | None:
+        """Record a job as the one that counts; None if another counts, and this one is canceled.
+
+        Args:
+            generation: Of the call.
+            job: It.
+            named: What is written.
+            proven: The job itself proves whose it is, by its webhook.
+
+        Raises:
+            LedgerError: As `record`.
+        """
+        recording = asyncio.ensure_future(self.record(generation, job, named, proven=proven))
+        try:
+            counts = await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            await see_through(self._give_up(generation, job, recording))
+            raise
+        if counts is None:
+            return None
+        if not counts:
+            run_logger().error("Job %s is a second one of this call, and is canceled", job.id)
+            await abandon(self.client, job)
+            return None
+        remember(job, self.ticket, generation)
+        return await show(self.client, job, shown=self.shown)
+
+    async def _give_up(
+        self, generation: int, job: Job, recording: asyncio.Future[bool | None]
+    ) -> None:
+        await asyncio.wait([recording], timeout=_RECORD_EVERY * 5)
+        if recording.done() and not recording.exception() and recording.result() is None:
+            return  # another call has it
+        recording.cancel()
+        remember(job, self.ticket, generation)
+        await abandon(self.client, job, interrupted=True)
+
+    async def record(self, generation: int, job: Job, named: Named, *, proven: bool) -> bool | None:
+        """Whether a job is the one that counts; None if it counts for another call.
+
+        Raises:
+            LedgerError: The ledger was away for as long as the job may wait; it was canceled.
+        """
+        row = ledger.name(self.ticket.key, generation, "job")
+        until = boottime() + self.patience
+        while True:
+            try:
+                if not (proven or await self._hold(job)):
+                    self.others.add(job.id)
+                    return None
+                if await self.ticket.rows.write(row, named.model_dump_json()):
+                    return True
+                stored = await self.recorded(generation)
+            except LedgerError as error:
+                if boottime() > until:
+                    left = await abandon(self.client, job)
+                    raise LedgerError(f"{error} {left.fate}.") from error
+                run_logger().warning("%s Job %s waits to be recorded.", error, job.id)
+                await asyncio.sleep(_RECORD_EVERY)
+            else:
+                return stored is not None and stored.id == job.id
+
+    async def _hold(self, job: Job) -> bool:
+        """Whether a job is this call's, where nothing in the job itself proves whose it is.
+
+        Calls that ask the same are exchangeable: one has the job, and the other looks further.
+        """
+        row = ledger.held(job.id)
+        held = Held(key=self.ticket.key, id=job.id)
+        if await self.ticket.rows.write(row, held.model_dump_json()):
+            return True
+        stored = await self.ticket.rows.get(row)
+        return stored is not None and ledger.parsed(Held, row, stored).key == self.ticket.key
+
+    async def leave_out_held(self) -> None:
+        """Note which jobs other calls of the flow run have, if Prefect can give them at once."""
+        with suppress(LedgerError):
+            for row, written in (await self.ticket.rows.read(ledger.held(""))).items():
+                held = ledger.parsed(Held, row, written.value)
+                if held.key != self.ticket.key:
+                    self.others.add(held.id)
+
+
+async def show(client: Client, job: J, *, shown: bool) -> J:
+    """Let Prefect's UI show a job; it is canceled if the caller is interrupted meanwhile."""
+    if shown:
+        try:
+            await announce(job)
+        except asyncio.CancelledError:
+            await see_through(abandon(client, job, interrupted=True))
+            raise
+    return job
