@@ -1,8 +1,14 @@
 """Which of the calls that ask the same this one is: each has a place of its own in each attempt.
 
-An attempt is one execution of the flow run, and a place is taken once in it, by all its processes.
-A task that is run again finds the place that it had; a flow that is run again takes places anew,
-from the first, and so meets the jobs of the attempt before.
+An attempt is one execution of a flow run with all that it calls in its process, and a place is
+taken once in it, by all its processes. What is tried again within it, a task or a flow, takes over
+the places that it had, one each; a flow that is run again takes places anew, from the first, and so
+meets the jobs of the attempt before.
+
+| row | |
+| --- | --- |
+| `pr-slot-QUESTION-ATTEMPT-0007` | who took place 7 |
+| `pr-again-QUESTION-ATTEMPT-0007-01` | who took it over first, when that one was tried again |
 """
 
 from __future__ import annotations
@@ -11,18 +17,27 @@ import asyncio
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeVar
 from uuid import UUID
 
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.client.schemas.objects import FlowRun
 
 from prefect_replicate.api.errors import LedgerError
 from prefect_replicate.jobs.engine import engine
+from prefect_replicate.jobs.flow_run import (
+    began,
+    flow_run_id,
+    flow_runs_around,
+    parent_of,
+    tag,
+    task_runs_around,
+)
 from prefect_replicate.jobs.ledger import FORMAT
 from prefect_replicate.jobs.rows import Rows
-from prefect_replicate.jobs.settled import this_process
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _AT_ONCE = 100  # places whose rows are read together; a server gives 200 at most
 _MOST_KNOWN = 10_000
@@ -30,29 +45,32 @@ _MOST_KNOWN = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One try of a task run."""
+    """One try of a task run, or of a flow run that another one called."""
 
-    task_run_id: UUID
+    run_id: UUID
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: an attempt of a flow run, and in it tries of task runs, if it is in any.
+    """Who calls: an attempt of a flow run, and in it tries of other runs, if it is in any.
 
     Attributes:
-        outer: The task run that stands in none. Those inside it are new ones when it is retried.
-        inner: The task run that calls.
+        flow_run_id: The outermost flow run: Prefect may give those in it other ids when it is run
+            again. One of a deployment is in none, for it is run again by itself.
+        attempt: Its attempt.
+        run_id: The flow run that calls.
+        within: The task runs and flow runs in the outermost one that the call is in.
     """
 
     flow_run_id: UUID
     attempt: str
-    outer: Try | None = None
-    inner: Try | None = None
+    run_id: UUID
+    within: tuple[Try, ...] = ()
 
     @property
     def rows(self) -> Rows:
-        """What is written about the flow run."""
+        """What is written about the outermost flow run."""
         return Rows(self.flow_run_id)
 
 
@@ -60,130 +78,183 @@ async def caller() -> Caller | None:
     """Who calls, None outside of a flow run.
 
     Raises:
-        LedgerError: The flow run cannot be read.
+        LedgerError: The flow run, or one around it, cannot be read.
     """
-    flow, task = FlowRunContext.get(), TaskRunContext.get()
-    run_id = task.task_run.flow_run_id if task else None
-    if run_id is None and flow and flow.flow_run:
-        run_id = flow.flow_run.id
+    run_id = flow_run_id()
     if run_id is None:
         return None
-    if flow and flow.flow_run and flow.flow_run.id == run_id and flow.flow_run.state_id:
-        attempt = flow.flow_run.state_id
-    else:
-        attempt = await _attempt(run_id)
-    outer, inner = _try(_outermost(task)), _try(task)
-    return Caller(run_id, attempt.hex, outer, inner)
-
-
-def _try(task: TaskRunContext | None) -> Try | None:
-    return Try(task.task_run.id, task.task_run.run_count) if task else None
-
-
-def _outermost(task: TaskRunContext | None) -> TaskRunContext | None:
-    """The task run around all others. Prefect tells an inner one its parent's id and no more.
-
-    Each context knows which one it took the place of; a test notices should that change.
-    """
-    while task and (around := _around(task)):
-        task = around
-    return task
-
-
-def _around(task: TaskRunContext) -> TaskRunContext | None:
-    around = getattr(getattr(task, "_token", None), "old_value", None)
-    if not isinstance(around, TaskRunContext):
-        return None
-    return around if around.task_run.flow_run_id == task.task_run.flow_run_id else None
-
-
-async def _attempt(run_id: UUID) -> UUID:
-    """The attempt that runs now, for a task in a process that knows nothing of its flow."""
     try:
-        client = await engine().prefect_client()
-        state_id = (await client.read_flow_run(run_id)).state_id
+        return await _caller(run_id)
     except Exception as error:
         raise LedgerError(
-            f"Could not read flow run {run_id} on the Prefect server: {error}. "
-            f"Nothing was submitted."
+            f"Could not read flow run {run_id}, or who called it, on the Prefect server: "
+            f"{error or type(error).__name__}. Nothing was submitted."
         ) from error
-    if state_id is None:
-        raise LedgerError(f"Flow run {run_id} has no state. Nothing was submitted.")
-    return state_id
+
+
+async def _caller(run_id: UUID) -> Caller:
+    runs = _known()
+    here = {run.id for run in runs}
+    client = await engine().prefect_client()
+    # A process that was given a task of the flow, or a flow in it, does not know what is around.
+    if not runs:
+        runs.append(await client.read_flow_run(run_id))
+    while not _alone(runs[-1]) and (parent := await parent_of(runs[-1])):
+        runs.append(await client.read_flow_run(parent))
+    root = runs[-1]
+    attempt = root.state_id if root.id in here else await began(root.id)
+    if attempt is None:
+        raise LookupError("it has not begun")
+    return Caller(root.id, attempt.hex, run_id, _within(runs))
+
+
+def _known() -> list[FlowRun]:
+    runs: list[FlowRun] = []
+    for run in flow_runs_around():
+        if runs and _alone(runs[-1]):
+            break
+        if not runs or run.id != runs[-1].id:
+            runs.append(run)
+    return runs
+
+
+def _alone(run: FlowRun) -> bool:
+    """Whether a flow run is run again by itself, and not when the one that called it is."""
+    return run.parent_task_run_id is None or run.deployment_id is not None
+
+
+def _within(runs: list[FlowRun]) -> tuple[Try, ...]:
+    ids = {run.id for run in runs}
+    tasks = [each.task_run for each in task_runs_around() if each.task_run.flow_run_id in ids]
+    tries = [(each.id, each.run_count) for each in tasks]
+    tries += [(each.id, each.run_count) for each in runs[:-1]]
+    return tuple(Try(*each) for each in tries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who has a place, and how often it was taken over before."""
+
+    within: tuple[Try, ...]
+    nonce: str = ""
+    after: int = 0
+
+
+@dataclass(slots=True)
+class _Places:
+    """The places of those that ask the same in an attempt, as far as this process knows."""
+
+    holders: dict[int, _Holder] = field(default_factory=dict)
+    taking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Slots:
     """The places that this process has taken."""
 
     def __init__(self) -> None:
-        self._calls: OrderedDict[tuple[Caller, str], int] = OrderedDict()
-        self._numbers: OrderedDict[Any, dict[tuple[UUID | None, int], int]] = OrderedDict()
-        self._taking: OrderedDict[tuple[UUID, str], asyncio.Lock] = OrderedDict()
+        self._places: OrderedDict[tuple[UUID, str, str], _Places] = OrderedDict()
+        self._tagged: OrderedDict[UUID, None] = OrderedDict()
+        self._tagging = asyncio.Lock()
 
     async def take(self, who: Caller, fingerprint: str) -> int:
         """The place of a call among those of its attempt that ask the same.
 
+        The first one of a flow run tags it, so that it is found.
+
         Raises:
             LedgerError: It cannot be read or written. Nothing was submitted.
         """
-        number = self._number(who, fingerprint)
-        taking = self._taking.setdefault((who.flow_run_id, fingerprint), asyncio.Lock())
-        for kept in (self._calls, self._numbers, self._taking):
-            while len(kept) > _MOST_KNOWN:
-                kept.popitem(last=False)
-        outer = who.outer
-        mine: dict[str, object] = {
-            "task": str(outer.task_run_id) if outer else None,
-            "try": outer.number if outer else 0,
-            "call": number,
-            "process": this_process(),
-        }
-        async with taking:
-            return await _take(who, f"pr-slot-{fingerprint[:16]}-{who.attempt}-", mine)
+        if who.flow_run_id not in self._tagged:
+            async with self._tagging:
+                await self._tag(who.flow_run_id)
+        asked = (who.flow_run_id, who.attempt, fingerprint)
+        places = self._places.setdefault(asked, _Places())
+        _trim(self._places)
+        async with places.taking:
+            return await _Taking(who, f"{fingerprint[:16]}-{who.attempt}", places.holders).place()
 
-    def _number(self, who: Caller, fingerprint: str) -> int:
-        """Which of the equal calls of the outermost task run this is.
-
-        The same again when that is retried, and when the one that calls is retried in it.
-        """
-        counted = (who, fingerprint)
-        call = self._calls.pop(counted, 0)
-        self._calls[counted] = call + 1
-        around = (who.flow_run_id, who.attempt, who.outer, fingerprint)
-        numbers = self._numbers.setdefault(around, {})
-        return numbers.setdefault(
-            (who.inner.task_run_id if who.inner else None, call), len(numbers)
-        )
+    async def _tag(self, run: UUID) -> None:
+        if run in self._tagged:
+            return
+        try:
+            await tag(run)
+        except Exception as error:
+            raise LedgerError(
+                f"Could not tag flow run {run} on the Prefect server: "
+                f"{error or type(error).__name__}. Nothing was submitted."
+            ) from error
+        self._tagged[run] = None
+        _trim(self._tagged)
 
 
-async def _take(who: Caller, prefix: str, mine: dict[str, object]) -> int:
-    place, nonce = 0, secrets.token_hex(16)
-    while True:
-        taken = await who.rows.read(f"{prefix}{place // _AT_ONCE:02}")
-        for row, written in taken.items():
-            told = _told(row, written.value)
-            # By its nonce it is one's own though the answer was lost.
-            if told.get("nonce") == nonce or (who.outer and _is_again(told, mine)):
-                return int(row.removeprefix(prefix))
-        if len(taken) >= _AT_ONCE:
-            place += _AT_ONCE
-            continue
-        place = place - place % _AT_ONCE + len(taken)
-        value = json.dumps({"v": FORMAT, "nonce": nonce, **mine})
-        if await who.rows.write(f"{prefix}{place:04}", value):
-            return place
+def _trim(kept: OrderedDict[K, V]) -> None:
+    while len(kept) > _MOST_KNOWN:
+        kept.popitem(last=False)
 
 
-def _is_again(told: Mapping[str, object], mine: Mapping[str, object]) -> bool:
-    """Whether a place was taken when the task was run before, and not by a process beside this."""
-    same = (told.get("task"), told.get("call")) == (mine["task"], mine["call"])
-    return same and (told.get("process") == mine["process"] or told.get("try") != mine["try"])
+@dataclass(slots=True)
+class _Taking:
+    """One call that takes a place."""
+
+    who: Caller
+    about: str
+    holders: dict[int, _Holder]
+    nonce: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    async def place(self) -> int:
+        """The first that somebody left who was tried again since, or else a new one."""
+        place = 0
+        while True:
+            page = f"pr-slot-{self.about}-{place // _AT_ONCE:02}"
+            taken = await self.who.rows.read(page)
+            for row, written in sorted(taken.items()):
+                number = int(row[-4:])
+                self.holders[number] = self.holders.get(number) or _told(row, written.value)
+                if await self._is_mine(number):
+                    return number
+            if len(taken) >= _AT_ONCE:
+                place += _AT_ONCE
+                continue
+            place = place - place % _AT_ONCE + len(taken)
+            if await self._write(f"pr-slot-{self.about}-{place:04}"):
+                self.holders[place] = self._held(0)
+                return place
+
+    async def _is_mine(self, place: int) -> bool:
+        """Whether a place is one's own, or can be taken over from somebody who does not go on."""
+        holder, within = self.holders[place], self.who.within
+        while _outlive(within, holder.within):
+            row = f"pr-again-{self.about}-{place:04}-{holder.after + 1:02}"
+            if await self._write(row):
+                self.holders[place] = self._held(holder.after + 1)
+                return True
+            told = await self.who.rows.get(row)
+            holder = self.holders[place] = _told(row, told or "", holder.after + 1)
+        # By its nonce it is one's own though the answer was lost. And a try that was given up, but
+        # goes on in its thread, is to make no job of its own.
+        return holder.nonce == self.nonce or _outlive(holder.within, within)
+
+    def _held(self, after: int) -> _Holder:
+        return _Holder(self.who.within, self.nonce, after)
+
+    async def _write(self, row: str) -> bool:
+        within = [[str(each.run_id), each.number] for each in self.who.within]
+        value = {"v": FORMAT, "nonce": self.nonce, "within": within}
+        return await self.who.rows.write(row, json.dumps(value))
 
 
-def _told(row: str, value: str) -> dict[str, object]:
+def _outlive(these: tuple[Try, ...], those: tuple[Try, ...]) -> bool:
+    """Whether these are in a later try of a run, and those in an earlier one, which is over."""
+    tries = {each.run_id: each.number for each in those}
+    return any(each.number > tries.get(each.run_id, each.number) for each in these)
+
+
+def _told(row: str, value: str, after: int = 0) -> _Holder:
     try:
-        return dict(json.loads(value))
-    except (ValueError, TypeError):
+        told = json.loads(value)
+        within = tuple(Try(UUID(run), int(number)) for run, number in told["within"])
+        return _Holder(within, str(told["nonce"]), after)
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise LedgerError(
             f"The ledger row {row!r} is damaged, so it is not known which job this call has. "
             f"Nothing was submitted."
