@@ -15,9 +15,11 @@ Tasks, each with an async twin that has an `a` before its name:
                 list_deployments, list_hardware
     files       upload_file, get_file, delete_file, list_files, save_outputs
     account     get_account
+    clean up    sweep_jobs
 
 They give Prediction and Training (each a Job with a Status), Model, Version, Deployment, Hardware,
-File, Account, Collection, SearchResults, WebhookSecret, Evaluation, and SavedOutputs of SavedFiles.
+File, Account, Collection, SearchResults, WebhookSecret, Evaluation, SweptRun, and SavedOutputs of
+SavedFiles. Hooks for flows are cancel_remote_jobs, and replicate_hooks for `@flow(**...)`.
 
 Blocks are ReplicateCredentials, OutputStorage, ReplicateModel, ReplicateTraining,
 ReplicateDeployment and ReplicateWebhook; what they trigger is a ReplicatePredictionRun or a
@@ -83,6 +85,7 @@ if typing.TYPE_CHECKING:
         ReplicateTrainingRun,
         ReplicateWebhook,
     )
+    from prefect_replicate.hooks import cancel_remote_jobs, replicate_hooks
     from prefect_replicate.local import LocalReplicate, LocalReplicateError
     from prefect_replicate.local.schema import BrokenModel
     from prefect_replicate.outputs.store import SavedFile, SavedOutputs
@@ -183,6 +186,7 @@ if typing.TYPE_CHECKING:
         astream_model,
         stream_model,
     )
+    from prefect_replicate.tasks.sweeping import SweptRun, asweep_jobs, sweep_jobs
     from prefect_replicate.tasks.trainings import (
         acancel_training,
         acreate_training,
@@ -235,6 +239,8 @@ _LATE = (
     "tasks.batch",
     "tasks.streaming",
     "tasks.webhooks",
+    "tasks.sweeping",
+    "hooks",
     "tasks.twins",
     "local",
     "local.schema",
@@ -290,6 +296,7 @@ __all__ = [
     "Scorer",
     "SearchResults",
     "Status",
+    "SweptRun",
     "Training",
     "TransportError",
     "Version",
@@ -332,6 +339,7 @@ __all__ = [
     "asearch",
     "asearch_models",
     "astream_model",
+    "asweep_jobs",
     "atrain_model",
     "aupdate_deployment",
     "aupdate_model",
@@ -340,6 +348,7 @@ __all__ = [
     "await_for_training",
     "await_for_webhook",
     "cancel_prediction",
+    "cancel_remote_jobs",
     "cancel_training",
     "create_model",
     "create_prediction",
@@ -374,6 +383,7 @@ __all__ = [
     "parse_reference",
     "read_examples",
     "release_deployment",
+    "replicate_hooks",
     "retry_transient",
     "run_batch",
     "run_model",
@@ -381,6 +391,7 @@ __all__ = [
     "search",
     "search_models",
     "stream_model",
+    "sweep_jobs",
     "train_model",
     "update_deployment",
     "update_model",

@@ -89,6 +89,12 @@ class ReplicateSettings(PrefectBaseSettings):
     ledger_look: float = Field(
         default=3.0, gt=0, description="Seconds between looks for a job whose answer was lost."
     )
+    sweep_patience: float = Field(
+        default=3600.0,
+        ge=0,
+        description="Seconds for which the sweep leaves the jobs of a flow run that failed or "
+        "crashed, since it may be run again.",
+    )
     look_every: float = Field(
         default=5.0,
         gt=0,

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from prefect_replicate.api.calls import Call, multipart
+from prefect_replicate.api.calls import Call, account_get, multipart
 from prefect_replicate.api.errors import (
     APIError,
     BadInputError,
@@ -168,6 +168,7 @@ class Client:
         self._budgets = budgets or Budgets()
         self._free = asyncio.Semaphore(in_flight)
         self._heard: tuple[httpx.Headers, datetime] | None = None
+        self._account: str | None = None
         self._http = client_over(
             transport,
             base_url=self.base_url,
@@ -228,6 +229,17 @@ class Client:
                     raise failure(call, outcome, verdict, self.base_url)
                 case RetryAfter(seconds):
                     await asyncio.sleep(seconds)
+
+    async def account(self) -> str:
+        """Whose money, as "type username"; asked once.
+
+        Raises:
+            ReplicateError: As `send`.
+        """
+        if self._account is None:
+            account = await self.send(account_get())
+            self._account = f"{account.type} {account.username}"
+        return self._account
 
     def now(self) -> datetime:
         """The time by the API's clock, as far as its last answer told."""

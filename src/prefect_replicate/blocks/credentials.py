@@ -10,6 +10,7 @@ from prefect_replicate.api.client import REPLICATE, Access, Client
 from prefect_replicate.api.errors import ConfigurationError
 from prefect_replicate.api.resources import Account
 from prefect_replicate.jobs.engine import engine
+from prefect_replicate.jobs.ledger import Claim
 from prefect_replicate.settings import ReplicateSettings
 
 # GitHub serves an organization's square picture under this name.
@@ -102,6 +103,28 @@ async def default_credentials() -> ReplicateCredentials:
         "things without a token, use Local Replicate: `with LocalReplicate() as server: ...` and "
         "`credentials=server.credentials`. Nothing was sent."
     )
+
+
+async def payer_of(claim: Claim, credentials: ReplicateCredentials | None = None) -> Client:
+    """Who can see and cancel the job of a claim, in a process that did not make it.
+
+    Args:
+        claim: It.
+        credentials: What to use instead of those that made it, and of the default ones.
+
+    Raises:
+        ConfigurationError: There are no credentials, or they are of another account or API.
+    """
+    saved = await _load(claim.block) if claim.block and credentials is None else credentials
+    client = await client_for(saved)
+    if client.base_url != claim.api or (account := await client.account()) != claim.account:
+        whose = client.base_url if client.base_url != claim.api else account
+        raise ConfigurationError(
+            f"A job was made as {claim.account!r} at {claim.api}, and the credentials at hand are "
+            f"of {whose!r}, who cannot cancel it. Name the right ReplicateCredentials block. The "
+            f"job runs on until its deadline, and is charged for."
+        )
+    return client
 
 
 async def _load(name: str) -> ReplicateCredentials:

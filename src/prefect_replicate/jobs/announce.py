@@ -65,8 +65,13 @@ def _line(at: int, end: Prediction | ReplicateError) -> str:
     shown = f"[{job.id}]({job.urls.web})" if job and job.urls.web else (job.id if job else "")
     seconds = job.metrics.get("predict_time") if job else None
     # What an error says may hold anything, and must not end the cell or become markup.
-    fate = "succeeded" if isinstance(end, Prediction) else _UNSAFE.sub(" ", str(end))[:200]
+    fate = "succeeded" if isinstance(end, Prediction) else plain(str(end))[:200]
     return f"| {at} | {shown} | {f'{seconds:.1f}' if isinstance(seconds, float) else ''} | {fate} |"
+
+
+def plain(text: str) -> str:
+    """A text that ends no cell of a table, and is no markup."""
+    return _UNSAFE.sub(" ", text)
 
 
 async def _show(show: Callable[[PrefectClient], Awaitable[object]]) -> None:

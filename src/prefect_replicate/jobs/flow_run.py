@@ -10,7 +10,9 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
@@ -21,6 +23,7 @@ from prefect_replicate.jobs.engine import engine
 Logger: TypeAlias = logging.Logger | logging.LoggerAdapter[Any]
 
 TAG = "replicate"
+_PAGE = 200  # a server gives no more at once
 _MOST_KNOWN = 10_000
 _parents: OrderedDict[UUID, UUID | None] = OrderedDict()
 
@@ -131,6 +134,23 @@ async def began(flow_run: UUID) -> UUID | None:
 
 def _in_order(states: Iterable[State[Any]]) -> list[State[Any]]:
     return sorted(states, key=lambda state: state.timestamp)
+
+
+async def tagged() -> list[FlowRun]:
+    """All flow runs that have a ledger, newest first."""
+    client = await engine().prefect_client()
+    meant = FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]))
+    found: list[FlowRun] = []
+    while True:
+        page = await client.read_flow_runs(
+            flow_run_filter=meant,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=_PAGE,
+            offset=len(found),
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found
 
 
 async def tag(flow_run: UUID) -> None:

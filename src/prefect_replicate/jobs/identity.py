@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-_KEY_LENGTH = 26
+KEY_LENGTH = 26
+KEY_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def fingerprint(
@@ -56,4 +57,4 @@ def _known(value: Any, digest: Callable[[str], str | None]) -> Any:
 def _short(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-    return base64.b32encode(digest).decode().lower()[:_KEY_LENGTH]
+    return base64.b32encode(digest).decode().lower()[:KEY_LENGTH]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -109,12 +109,14 @@ class Named(_Row):
         claim: The claim that made it.
         how: "created" or "adopted", or why there is none.
         attempt: The run of the flow that wrote it.
+        canceled: Of a tombstone: all runs of the flow so far. One that begins later wants its job.
     """
 
     id: str | None
     claim: int = 0
     how: str = "created"
     attempt: str = ""
+    canceled: tuple[str, ...] = ()
 
 
 class End(_Row):
@@ -158,6 +160,20 @@ class Generation:
     voids: dict[int, Void] = field(default_factory=dict)
     job: Named | None = None
     end: End | None = None
+
+    @property
+    def open(self) -> int | None:
+        """The claim of which it is not known what it made; None if there is none."""
+        last = max(self.claims, default=0)
+        return None if self.job or not last or last in self.voids else last
+
+    @property
+    def strays(self) -> list[int]:
+        """Claims that may have made a job beside the one that counts, or though there is none."""
+        if self.job is None:
+            return []
+        counts = self.job.claim if self.job.id else None
+        return [number for number in self.claims if number not in {counts, *self.voids}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +229,15 @@ def prefix(key: str) -> str:
     return f"{PREFIX}{key}-"
 
 
+def calls(rows: Iterable[str]) -> dict[str, list[str]]:
+    """The names of rows by the call that they are of; those of another purpose are left out."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if match := _NAME.fullmatch(row):
+            found.setdefault(match["key"], []).append(row)
+    return found
+
+
 def read(rows: Mapping[str, str]) -> list[Generation]:
     """What the rows of one call say, oldest generation first.
 
@@ -253,7 +278,7 @@ def next_step(generations: list[Generation], attempt: str, process: str) -> Step
     following = ToClaim(newest.number + 1, 1)
     if newest.job.id is None:
         # Somebody canceled it. Whoever runs the flow again wants it again.
-        again = newest.job.attempt != attempt
+        again = attempt not in {newest.job.attempt, *newest.job.canceled}
         return following if again else Unwanted(newest.number, newest.job.how)
     end = newest.end
     if end is None or end.status == "succeeded":
@@ -268,10 +293,9 @@ def _from_outside(end: End, attempt: str, process: str) -> bool:
 
 
 def _open(generation: Generation) -> Step:
-    last = max(generation.claims, default=0)
-    if last == 0 or last in generation.voids:
-        return ToClaim(generation.number, last + 1)
-    return ToLook(generation.number, last, generation.claims[last])
+    if (number := generation.open) is None:
+        return ToClaim(generation.number, max(generation.claims, default=0) + 1)
+    return ToLook(generation.number, number, generation.claims[number])
 
 
 def parsed(kind: type[R], row: str, value: str) -> R:

@@ -20,6 +20,8 @@ from prefect_replicate.jobs.engine import engine
 
 # A server gives no more than that at once, and does not say that it left any out.
 MOST = 200
+# Characters; no two names are alike for longer.
+_LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +72,31 @@ class Rows:
         Raises:
             LedgerError: The server cannot be asked, or there are more than it gives.
         """
-        client = await self._client("read")
-        try:
-            rows = await client.filter_flow_run_input(
-                self.flow_run_id, key_prefix=prefix, limit=MOST, exclude_keys=set()
-            )
-        except (httpx.HTTPError, ValueError) as error:  # the second for a proxy's page
-            raise self._unreachable("read", error) from error
+        rows = await self._at_most(prefix)
         if len(rows) >= MOST:
-            raise LedgerError(
-                f"Flow run {self.flow_run_id} has {MOST} ledger rows or more that begin with "
-                f"{prefix!r}, more than Prefect gives at once. Nothing was submitted."
-            )
-        return {row.key: Written(row.value, row.created) for row in rows}
+            raise self._too_many(prefix)
+        return rows
+
+    async def read_all(self, prefix: str, letters: str) -> dict[str, Written]:
+        """As `read`, however many there are.
+
+        Args:
+            prefix: What their names begin with.
+            letters: What may come next in those that are meant; where there are too many at once,
+                those that go on otherwise are left out.
+
+        Raises:
+            LedgerError: The server cannot be asked.
+        """
+        rows = await self._at_most(prefix)
+        if len(rows) < MOST:
+            return rows
+        if len(prefix) > _LONGEST:
+            raise self._too_many(prefix)
+        found: dict[str, Written] = {}
+        for letter in letters:
+            found |= await self.read_all(prefix + letter, letters)
+        return found
 
     async def get(self, name: str) -> str | None:
         """What one row says, None if there is none of this name.
@@ -117,6 +131,22 @@ class Rows:
             return told_time((await client.hello()).headers)
         except httpx.HTTPError:
             return None
+
+    async def _at_most(self, prefix: str) -> dict[str, Written]:
+        client = await self._client("read")
+        try:
+            rows = await client.filter_flow_run_input(
+                self.flow_run_id, key_prefix=prefix, limit=MOST, exclude_keys=set()
+            )
+        except (httpx.HTTPError, ValueError) as error:  # the second for a proxy's page
+            raise self._unreachable("read", error) from error
+        return {row.key: Written(row.value, row.created) for row in rows}
+
+    def _too_many(self, prefix: str) -> LedgerError:
+        return LedgerError(
+            f"Flow run {self.flow_run_id} has {MOST} ledger rows or more that begin with "
+            f"{prefix!r}, more than Prefect gives at once. Nothing was submitted."
+        )
 
     async def _client(self, doing: str) -> PrefectClient:
         try:

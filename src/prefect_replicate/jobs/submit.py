@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
@@ -114,7 +113,7 @@ async def obtain(client: Client, ticket: Ticket, request: Request[J]) -> J:
         ReplicateError: As `Client.send`.
     """
     recorder = Recorder(client, ticket, request.patience, shown=request.shown)
-    return await _Obtaining(client, ticket, request, await _account(client), recorder).job()
+    return await _Obtaining(client, ticket, request, await client.account(), recorder).job()
 
 
 @dataclass(slots=True)
@@ -308,13 +307,3 @@ def _hooked(job: J, call: Call[J]) -> J:
     if call.hook and job.webhook is None:
         return job.model_copy(update={"webhook": call.hook.url})
     return job
-
-
-_accounts: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
-
-
-async def _account(client: Client) -> str:
-    if client not in _accounts:
-        account = await client.send(calls.account_get())
-        _accounts[client] = f"{account.type} {account.username}"
-    return _accounts[client]

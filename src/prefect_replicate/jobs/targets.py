@@ -224,7 +224,7 @@ class Place:
         print_ = fingerprint(client.base_url, target.asked, given, known)
         number = await slots.take(who, print_)
         key = key_of(who.flow_run_id, print_, number)
-        return Ticket(who.rows, key, print_, who.attempt, str(who.flow_run_id))
+        return Ticket(who.rows, key, print_, who.attempt, str(who.run_id))
 
 
 def _of_model(name: Name, model: Model) -> Target[Prediction]:

@@ -164,7 +164,7 @@ async def rejoin(client: Client, job: J, patience: Patience) -> J:
         NotFoundError: There is none of that id.
         ReplicateError: As `end_of` and `outcome`.
     """
-    seen: J = await client.send(_get(job))
+    seen: J = await client.send(reading(job))
     if seen.webhook is None and job.webhook:
         seen = seen.model_copy(update={"webhook": job.webhook})
     return outcome(await end_of(client, seen, patience))
@@ -324,7 +324,7 @@ class Watch:
 
     async def _poll(self) -> None:
         try:
-            self.job = await self.client.send(_get(self.job))
+            self.job = await self.client.send(reading(self.job))
         except (TransportError, RateLimitError) as error:
             run_logger().warning("The job goes on, but could not be read: %s", error)
             return
@@ -377,7 +377,8 @@ async def _answered(look: Awaitable[T], what: str) -> T | None:
         return None
 
 
-def _get(job: Job) -> Call[Any]:
+def reading(job: Job) -> Call[Any]:
+    """The call that reads a job."""
     by_id: Callable[[str], Call[Any]] = (
         calls.trainings_get if isinstance(job, Training) else calls.predictions_get
     )
