@@ -7,21 +7,28 @@ up, submits nothing more; and lists are looked through for what a create made th
 
 from __future__ import annotations
 
-import string
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TypeAlias
 
 from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import ReplicateError
 from prefect_replicate.api.resources import Job, Prediction, Training
 from prefect_replicate.jobs import ledger
-from prefect_replicate.jobs.flow_run import tagged
-from prefect_replicate.jobs.identity import KEY_LETTERS
-from prefect_replicate.jobs.ledger import Claim, Generation, Held, Named
+from prefect_replicate.jobs.books import (
+    Book,
+    BookOfCall,
+    BookOfFlowRun,
+    Call,
+    Stray,
+    orphaned,
+    strays,
+)
+from prefect_replicate.jobs.flow_run import run_logger
+from prefect_replicate.jobs.ledger import Claim, Generation, Margins, Named
 from prefect_replicate.jobs.lost import look
-from prefect_replicate.jobs.rows import Rows, RowStore, Written
+from prefect_replicate.jobs.rows import Rows
 from prefect_replicate.jobs.settled import Ticket, remember
 from prefect_replicate.jobs.watch import abandon, reading
 
@@ -93,24 +100,6 @@ class Tended:
     finished: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    key: str
-    store: RowStore
-    written: dict[str, Written]
-    generations: list[Generation]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stray:
-    """A claim that may have made a job beside the one that counts."""
-
-    call: _Call
-    generation: Generation
-    claim: Claim
-    age: float
-
-
 async def tend(
     rows: Rows,
     payer: Payer,
@@ -132,29 +121,61 @@ async def tend(
     Raises:
         LedgerError: The ledger cannot be read or written; jobs may run on.
     """
-    tending = _Tending(rows, payer, wanted, tuple(attempts), only)
+    tending = _Tending(BookOfFlowRun(rows), payer, wanted, tuple(attempts), only)
     await tending.do()
     return tending.told
 
 
+def look_later(client: Client, ticket: Ticket, margins: Margins) -> None:
+    """Look for second jobs of a call when all margins of its claims are over, and once more.
+
+    For who has just recorded its job, though somebody else may have made one too. It is done beside
+    what the process does, and by the sweep if the process ends before.
+    """
+    looking = asyncio.create_task(_later(client, ticket, margins))
+    _looking.add(looking)
+    looking.add_done_callback(_looking.discard)
+
+
+# Kept, since the loop itself keeps no hold of a task that nobody awaits.
+_looking: set[asyncio.Task[None]] = set()
+
+
+async def _later(client: Client, ticket: Ticket, margins: Margins) -> None:
+    async def payer(_: Claim) -> Client:
+        return client
+
+    for pause in (margins.quarantine, LOOKED_FOR):
+        await asyncio.sleep(pause)
+        tending = _Tending(BookOfCall(ticket), payer, Wanted())
+        try:
+            await tending.do()
+        except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the sweep looks too
+            tending.told.troubles.append(str(error))
+        for deed in tending.told.deeds:
+            run_logger().error(deed.what)
+        for trouble in tending.told.troubles:
+            run_logger().warning("A second job of a call was looked for: %s", trouble)
+
+
 @dataclass(slots=True)
 class _Tending:
-    rows: Rows
+    book: Book
     payer: Payer
     wanted: Wanted
-    attempts: tuple[str, ...]
-    only: Callable[[Claim], bool]
+    attempts: tuple[str, ...] = ()
+    only: Callable[[Claim], bool] = lambda _: True
     told: Tended = field(default_factory=Tended)
 
     async def do(self) -> None:
-        found = await _calls_of(self.rows)
+        found = await self.book.calls()
         for call in found:
             for generation in call.generations:
                 if any(map(self.only, generation.claims.values())):
                     await self._tend(call, generation)
-        await self._look(await _calls_of(self.rows) if self.told.deeds else found)
+        await self._look(await self.book.calls() if self.told.deeds else found)
 
-    async def _tend(self, call: _Call, generation: Generation) -> None:
+    async def _tend(self, call: Call, generation: Generation) -> None:
         job = generation.job
         if job is None:
             if generation.open is not None:
@@ -166,7 +187,7 @@ class _Tending:
             else:
                 await self._cancel(running, self.wanted.jobs)
 
-    async def _bury(self, call: _Call, generation: Generation) -> None:
+    async def _bury(self, call: Call, generation: Generation) -> None:
         """Say that there is to be no job. Whoever records one later finds that, and cancels it."""
         if (why := self.wanted.claims) is None:
             self.told.finished = False
@@ -207,22 +228,21 @@ class _Tending:
         self.told.troubles.append(what)
         self.told.finished = False
 
-    async def _look(self, found: list[_Call]) -> None:
+    async def _look(self, found: list[Call]) -> None:
         """Cancel what creates have made beside the job that counts, or though there is none."""
-        now = await self.rows.now()
-        strays = sorted(_strays(found, now), key=lambda stray: -stray.age)
-        held = await _held(self.rows, [call.store for call in found])
-        for call, job_id in _orphaned(found, held):
+        may_have = list(strays(found, await self.book.now()))
+        held = await self.book.held()
+        for call, job_id in orphaned(found, held):
             await self._let_go(call, job_id)
         jobs = [each.job for call in found for each in call.generations]
         known = {job.id for job in jobs if job and job.id} | {each.id for each in held}
-        for stray in strays:
+        for stray in may_have:
             self.told.finished &= stray.age > stray.claim.margins.quarantine + LOOKED_FOR
             client = await self._client(stray.claim, "A job that nobody knows of may run")
             if client is not None:
                 await self._look_for(client, stray, known)
 
-    async def _let_go(self, call: _Call, job_id: str) -> None:
+    async def _let_go(self, call: Call, job_id: str) -> None:
         """Cancel a job that was kept for a call which has another one."""
         claims = call.generations[-1].claims
         claim = claims[max(claims)]
@@ -237,14 +257,13 @@ class _Tending:
         if not job.done:
             await self._end(client, job, call.key, "A job was kept for a call that has another one")
 
-    async def _look_for(self, client: Client, stray: _Stray, known: set[str]) -> None:
+    async def _look_for(self, client: Client, stray: Stray, known: set[str]) -> None:
         found = await look(client, stray.claim, stray.age, known)
         if found is None:
             self._trouble("A job that nobody knows of may run: the list of jobs could not be read")
         if found is None or found.mine is None or found.mine.done:
             return
         if stray.claim.webhook is None and not await self._is_nobodys(client, found.mine, stray):
-            self.told.finished = False
             return
         known.add(found.mine.id)
         named = stray.generation.job
@@ -253,7 +272,7 @@ class _Tending:
         why = f"A job {beside} ran for {ran.total_seconds():.0f} s"
         await self._end(client, found.mine, stray.call.key, why)
 
-    async def _is_nobodys(self, client: Client, job: Job, stray: _Stray) -> bool:
+    async def _is_nobodys(self, client: Client, job: Job, stray: Stray) -> bool:
         """Whether a job that does not say whose it is belongs to no call of another flow run.
 
         Whoever made it has said so by now, if it is older than all margins.
@@ -262,15 +281,10 @@ class _Tending:
         quarantine = stray.claim.margins.quarantine
         if not quarantine < age or stray.age - age > quarantine + LOOKED_FOR:
             return False
-        for run in await tagged():
-            if run.id != self.rows.flow_run_id:
-                other = Rows(run.id)
-                if job.id in {each.id for each in await _held(other, [])}:
-                    return False
-        return True
+        return not await self.book.is_held_elsewhere(job.id)
 
 
-def _running(call: _Call, generation: Generation, named: Named) -> Running:
+def _running(call: Call, generation: Generation, named: Named) -> Running:
     claim = generation.claims[named.claim or max(generation.claims)]
     ticket = Ticket(call.store, call.key, claim.fingerprint, named.attempt, claim.run)
     return Running(_stub(claim, named.id or ""), claim, ticket, generation.number)
@@ -278,45 +292,5 @@ def _running(call: _Call, generation: Generation, named: Named) -> Running:
 
 def _stub(claim: Claim, job_id: str) -> Job:
     """A job of which only the kind and the id are known."""
-    return (Training if claim.trains else Prediction)(id=job_id, status="unknown")
-
-
-def _strays(found: list[_Call], now: datetime | None) -> Iterator[_Stray]:
-    for call in found:
-        for generation in call.generations:
-            for number in generation.strays:
-                row = call.written[ledger.name(call.key, generation.number, "c", number)]
-                age = (now - row.at).total_seconds() if now and row.at else 0.0
-                yield _Stray(call, generation, generation.claims[number], age)
-
-
-def _orphaned(found: list[_Call], held: list[Held]) -> Iterator[tuple[_Call, str]]:
-    """Jobs that are kept for a call which has another one."""
-    by_key = {call.key: call for call in found}
-    for each in held:
-        call = by_key.get(each.key)
-        if call and call.generations[-1].claims and all(one.job for one in call.generations):
-            named = {one.job.id for one in call.generations if one.job}
-            if each.id not in named:
-                yield call, each.id
-
-
-async def _calls_of(rows: Rows) -> list[_Call]:
-    """All calls of a flow run, and where what is written about them is kept."""
-    found: list[_Call] = []
-    direct = await rows.read_all(ledger.PREFIX, KEY_LETTERS)
-    for store, written in [(rows, direct)]:
-        for key, names in ledger.calls(written).items():
-            mine = {name: written[name] for name in names}
-            generations = ledger.read({name: row.value for name, row in mine.items()})
-            found.append(_Call(key, store, mine, generations))
-    return found
-
-
-async def _held(rows: Rows, stores: Iterable[RowStore]) -> list[Held]:
-    """Which jobs calls of a flow run have, where the jobs do not say so themselves."""
-    prefix = ledger.held("")
-    written = await rows.read_all(prefix, string.ascii_lowercase + string.digits)
-    for store in {id(store): store for store in stores if store is not rows}.values():
-        written |= await store.read(prefix)
-    return [ledger.parsed(Held, row, each.value) for row, each in written.items()]
+    kind = Training if claim.trains else Prediction
+    return kind(id=job_id, status="unknown")
