@@ -33,6 +33,7 @@ from prefect.states import (
 )
 
 from prefect_replicate import (
+    BadInputError,
     LocalReplicate,
     ReplicateCredentials,
     SweptRun,
@@ -45,6 +46,7 @@ from prefect_replicate.jobs.ledger import Claim, Held, Margins, Named
 from prefect_replicate.jobs.sweeping import wanted_by
 from prefect_replicate.jobs.tending import LOOKED_FOR, Wanted
 from tests.chaos.conftest import Again
+from tests.conftest import ROOT
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 NOTHING: Wanted = Wanted()
@@ -503,3 +505,26 @@ def test_a_flow_run_for_which_all_is_done_is_not_read_again(world: World) -> Non
 
 def test_late_jobs_are_looked_for_longer_than_any_margin() -> None:
     assert LOOKED_FOR == 600
+
+
+def test_the_command_sweeps_once_and_ends(world: World) -> None:
+    run, job = world.run(), world.job()
+    run.call(world.claim(), job=Named(id=job, claim=1, attempt="r"))
+    run.end(Crashed())
+    ended = subprocess.run(
+        [sys.executable, ROOT / "flows" / "sweep.py", "--once", "--patience", "0"],
+        env={**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert world.status(job) == "canceled"
+    assert job in ended.stderr
+    assert world.replicate.token not in ended.stderr + ended.stdout
+
+
+def test_patience_below_zero_is_refused(world: World) -> None:
+    with pytest.raises(BadInputError, match="Nothing was done"):
+        sweep_jobs(patience=-1)
