@@ -17,7 +17,6 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 
-from prefect_replicate.api.errors import ReplicateError
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import parent_of, tagged
 from prefect_replicate.jobs.ledger import Claim
@@ -84,8 +83,8 @@ async def sweep(payer: Payer, patience: float) -> list[Swept]:
             continue
         try:
             swept = await _sweep_one(run, payer, patience)
-        except ReplicateError as error:
-            swept = Swept(run, Tended(troubles=[str(error)], finished=False))
+        except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, there are others
+            swept = Swept(run, Tended(troubles=[str(error) or repr(error)], finished=False))
         if swept.tended.deeds or swept.tended.troubles or swept.resumed:
             done.append(swept)
     return done
