@@ -2,17 +2,29 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from prefect import flow, get_client, task
-from prefect.client.schemas.objects import FlowRun
+from prefect import flow, get_client, tags, task
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import TaskRunContext, hydrated_context, serialize_context
+from prefect.deployments import run_deployment
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.states import AwaitingRetry, Cancelling, Paused, Pending, Running
+from starlette.requests import Request
 
 from prefect_replicate.api.errors import LedgerError
 from prefect_replicate.jobs.engine import engine
+from prefect_replicate.jobs.flow_run import began
 from prefect_replicate.jobs.rows import Rows
 from prefect_replicate.jobs.slots import Caller, Slots, Try, caller
+from tests.chaos.proxy import Proxy
 
 T = TypeVar("T")
 PRINT = "abcdefghijklmnopqrstuvwxyz"
@@ -35,18 +47,17 @@ def do(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def who(run: FlowRun, task: UUID | None = None, tries: int = 1, attempt: str = ATTEMPT) -> Caller:
     """One that calls from a task of the flow."""
-    own = Try(task or uuid4(), tries)
-    return Caller(run.id, attempt, own, own)
+    return Caller(run.id, attempt, run.id, (Try(task or uuid4(), tries),))
 
 
-def within(run: FlowRun, outer: UUID, tries: int = 1, inner_tries: int = 1) -> Caller:
-    """One that calls from a task in a task."""
-    return Caller(run.id, ATTEMPT, Try(outer, tries), Try(uuid4(), inner_tries))
+def within(run: FlowRun, outer: UUID, tries: int = 1) -> Caller:
+    """One that calls from a task in a task, or in a flow that the flow called."""
+    return Caller(run.id, ATTEMPT, uuid4(), (Try(uuid4(), 1), Try(outer, tries)))
 
 
 def in_flow(run: FlowRun, attempt: str = ATTEMPT) -> Caller:
     """One that calls from the flow itself, in no task."""
-    return Caller(run.id, attempt)
+    return Caller(run.id, attempt, run.id)
 
 
 class SentTwice(Rows):
@@ -122,21 +133,53 @@ def test_a_task_that_is_tried_again_finds_the_places_of_the_tasks_in_it(run: Flo
     assert sorted(take(slots, *(within(run, outer, tries=2) for _ in range(4)))) == [1, 2, 3, 5]
 
 
-def test_a_task_in_a_task_that_is_tried_again_finds_its_own_place(run: FlowRun) -> None:
-    slots, outer = Slots(), Try(uuid4(), 1)
-    inner = [uuid4(), uuid4()]
-    first = [Caller(run.id, ATTEMPT, outer, Try(each, 1)) for each in inner]
-    again = [Caller(run.id, ATTEMPT, outer, Try(each, 2)) for each in reversed(inner)]
-    places = take(slots, *first)
-    assert len(set(places)) == 2
-    assert take(slots, *again) == places[::-1]
+def test_what_is_tried_again_has_its_places_again_at_any_depth(run: FlowRun) -> None:
+    outer, middle = uuid4(), uuid4()
+
+    def calls(outer_tries: int, middle_tries: int, inner: UUID, tries: int = 1) -> Caller:
+        tried = (Try(inner, tries), Try(middle, middle_tries), Try(outer, outer_tries))
+        return Caller(run.id, ATTEMPT, run.id, tried)
+
+    slots, inner = Slots(), uuid4()
+    take(slots, in_flow(run))
+    assert take(slots, calls(1, 1, inner)) == [1]
+    assert take(slots, calls(1, 1, inner, 2)) == [1]
+    assert take(slots, calls(1, 2, inner := uuid4())) == [1]
+    assert take(slots, calls(1, 2, inner, 2)) == [1]
+    # Those inside are new ones then, with other ids.
+    middle = uuid4()
+    assert take(Slots(), calls(2, 1, uuid4())) == [1]
+    assert take(slots, calls(2, 1, uuid4())) == [2]
+
+
+def test_processes_that_share_what_is_tried_again_take_over_each_place_once(run: FlowRun) -> None:
+    outer = uuid4()
+
+    async def race(tries: int) -> list[int]:
+        processes = [Slots() for _ in range(3)]
+        calls = [(slots, within(run, outer, tries)) for slots in processes for _ in range(4)]
+        return list(await asyncio.gather(*(slots.take(each, PRINT) for slots, each in calls)))
+
+    take(Slots(), who(run))
+    for tries in (1, 2, 3):
+        assert sorted(do(partial(race, tries))) == list(range(1, 13))
+
+
+def test_a_try_that_goes_on_though_it_was_given_up_has_no_place_of_its_own(run: FlowRun) -> None:
+    slots, own = Slots(), uuid4()
+    assert take(slots, who(run, own)) == [0]
+    assert take(slots, who(run, own, tries=2)) == [0]
+    assert take(slots, who(run, own)) == [0]
+    assert take(slots, who(run)) == [1]
 
 
 def test_a_place_whose_answer_was_lost_is_ones_own_and_leaves_no_gap(run: FlowRun) -> None:
-    slots = Slots()
-    callers = [Unlucky(run.id, ATTEMPT) for _ in range(3)]
+    slots, own = Slots(), uuid4()
+    callers = [Unlucky(run.id, ATTEMPT, run.id, (Try(own, 1),)) for _ in range(3)]
     assert sorted(take(slots, *callers)) == [0, 1, 2]
     assert take(slots, in_flow(run)) == [3]
+    again = [Unlucky(run.id, ATTEMPT, run.id, (Try(own, 2),)) for _ in range(3)]
+    assert sorted(take(slots, *again)) == [0, 1, 2]
 
 
 def test_a_flow_that_is_run_again_takes_places_anew_from_the_first(run: FlowRun) -> None:
@@ -165,7 +208,8 @@ def test_places_go_on_beyond_what_a_server_gives_at_once(run: FlowRun, before: i
             told = mine if place == before // 2 else uuid4()
             name = f"pr-slot-{PRINT[:16]}-{ATTEMPT}-{place:04}"
             async with gate:
-                assert await Rows(run.id).write(name, f'{{"v":1,"task":"{told}","call":0}}')
+                value = f'{{"v":1,"nonce":"","within":[["{told}",1]]}}'
+                assert await Rows(run.id).write(name, value)
 
         await asyncio.gather(*(one(place) for place in range(before)))
 
@@ -175,11 +219,11 @@ def test_places_go_on_beyond_what_a_server_gives_at_once(run: FlowRun, before: i
 
 
 def test_a_run_that_is_gone_gives_no_places(prefect_server: None) -> None:
-    with pytest.raises(LedgerError, match="Could not write the ledger"):
-        do(lambda: Slots().take(Caller(uuid4(), ATTEMPT), PRINT))
+    with pytest.raises(LedgerError, match=r"Could not tag.*Nothing was submitted"):
+        do(lambda: Slots().take(Caller(uuid4(), ATTEMPT, uuid4()), PRINT))
 
 
-@pytest.mark.parametrize("value", ["", "7", "null", "{", '"text"'])
+@pytest.mark.parametrize("value", ["", "7", "null", "{", '"text"', '{"nonce":"","within":[[7,7]]}'])
 def test_a_damaged_place_stops_the_call(run: FlowRun, value: str) -> None:
     row = f"pr-slot-{PRINT[:16]}-{ATTEMPT}-0000"
     do(lambda: Rows(run.id).write(row, value))
@@ -187,46 +231,220 @@ def test_a_damaged_place_stops_the_call(run: FlowRun, value: str) -> None:
         take(Slots(), who(run))
 
 
-async def _asked() -> Caller | None:
-    return await caller()
+def asked() -> Caller:
+    """Who calls."""
+    told = do(caller)
+    assert told
+    return told
 
 
 def test_nobody_calls_outside_of_a_flow_run(prefect_server: None) -> None:
     @task
     def alone() -> Caller | None:
-        return engine().run(_asked)
+        return do(caller)
 
-    assert engine().run(_asked) is None
+    assert do(caller) is None
     assert alone() is None
 
 
 def test_each_run_of_a_flow_is_an_attempt_and_a_try_of_a_task_is_none(prefect_server: None) -> None:
-    seen: list[tuple[Caller | None, Caller | None]] = []
+    seen: list[tuple[Caller, Caller]] = []
 
     @task(retries=1)
-    def inner() -> Caller | None:
-        told = engine().run(_asked)
-        if told and told.inner and told.inner.number == 1:
+    def inner() -> Caller:
+        told = asked()
+        if told.within[0].number == 1:
             raise ValueError
         return told
 
     @flow(retries=1)
     def outer() -> None:
-        seen.append((engine().run(_asked), inner()))
+        seen.append((asked(), inner()))
         if len(seen) == 1:
             raise ValueError
 
     outer()
     (first, task_of_first), (second, task_of_second) = seen
-    assert first
-    assert second
-    assert task_of_first
-    assert task_of_second
-    assert first.flow_run_id == second.flow_run_id == task_of_first.flow_run_id
+    assert first.run_id == first.flow_run_id == second.flow_run_id == task_of_first.flow_run_id
     assert first.attempt == task_of_first.attempt
     assert second.attempt == task_of_second.attempt
     assert first.attempt != second.attempt
-    assert first.outer is first.inner is None
-    assert task_of_first.inner
-    assert task_of_first.inner.number == 2
-    assert task_of_first.outer == task_of_first.inner
+    assert first.within == ()
+    assert [each.number for each in task_of_first.within] == [2]
+
+
+def test_a_flow_in_a_task_in_a_flow_calls_for_the_outermost_one_wherever_its_tasks_run(
+    prefect_server: None,
+) -> None:
+    seen: dict[str, Caller] = {}
+
+    @task
+    def task_of_inner() -> None:
+        seen["task of inner"] = asked()
+        # What a process gets to know that it runs a task in.
+        seen["elsewhere"] = elsewhere(serialize_context())
+
+    @flow(retries=1)
+    def inner() -> None:
+        seen["inner"] = asked()
+        if seen["inner"].within[-1].number == 1:
+            raise ValueError
+        task_of_inner()
+
+    @task
+    def around() -> None:
+        seen["task"] = asked()
+        inner()
+
+    @flow
+    def outer() -> None:
+        seen["outer"] = asked()
+        around()
+
+    outer()
+    root, around_try = seen["outer"], seen["task"].within[0]
+    assert {(each.flow_run_id, each.attempt) for each in seen.values()} == {
+        (root.flow_run_id, root.attempt)
+    }
+    assert seen["task"].run_id == root.run_id == root.flow_run_id
+    inner_try = Try(seen["inner"].run_id, 2)
+    assert seen["inner"].run_id == seen["task of inner"].run_id == seen["elsewhere"].run_id
+    assert seen["inner"].run_id != root.run_id
+    assert seen["inner"].within == (around_try, inner_try)
+    assert seen["task of inner"].within[1:] == (around_try, inner_try)
+    assert seen["elsewhere"].within[-1] == inner_try
+
+
+def elsewhere(context: dict[str, Any] | None, task: TaskRunContext | None = None) -> Caller:
+    """Who calls in a process that was told no more than this."""
+
+    def there() -> Caller:
+        with hydrated_context(context), task.model_copy() if task else nullcontext():
+            return asked()
+
+    return Context().run(there)
+
+
+def test_a_process_that_knows_only_its_task_asks_what_is_around_it(prefect_server: None) -> None:
+    seen: list[Caller] = []
+
+    @task
+    def task_of_inner() -> None:
+        seen.append(asked())
+        seen.append(elsewhere(None, TaskRunContext.get()))
+
+    @flow
+    def inner() -> None:
+        task_of_inner()
+
+    @flow
+    def outer() -> None:
+        inner()
+
+    outer()
+    assert seen[0] == seen[1]
+    assert len(seen[0].within) == 2
+
+
+def test_a_flow_run_of_a_deployment_is_one_of_its_own_though_a_flow_called_it(
+    prefect_server: None,
+) -> None:
+    @flow
+    def inner() -> Caller:
+        return asked()
+
+    @flow
+    def outer() -> tuple[UUID, Caller]:
+        with get_client(sync_client=True) as client:
+            deployment = client.create_deployment(client.create_flow(inner), name="own")
+            run_deployment(deployment, timeout=0)
+            (run,) = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(deployment_id={"any_": [deployment]})
+            )
+            assert run.parent_task_run_id
+            told = Context().run(lambda: run_flow(inner, flow_run=run))
+            assert isinstance(told, Caller)
+            return run.id, told
+
+    run_id, told = outer()
+    assert told.run_id == told.flow_run_id == run_id
+
+
+def test_a_flow_run_begins_again_when_it_is_run_again_and_not_after_a_pause(run: FlowRun) -> None:
+    with get_client(sync_client=True) as client:
+
+        def to(state: State[Any]) -> UUID | None:
+            client.set_flow_run_state(run.id, state, force=True)
+            return client.read_flow_run(run.id).state_id
+
+        assert do(lambda: began(run.id)) is None
+        to(Pending())
+        first = to(Running())
+        assert do(lambda: began(run.id)) == first
+        to(Paused())
+        to(Running())
+        to(Cancelling())
+        assert do(lambda: began(run.id)) == first
+        to(AwaitingRetry())
+        second = to(Running())
+        assert do(lambda: began(run.id)) == second != first
+
+
+def test_a_flow_run_is_tagged_at_its_first_place_and_keeps_its_tags(prefect_server: None) -> None:
+    @flow
+    def inner() -> UUID:
+        who = asked()
+        take(Slots(), who)
+        return who.run_id
+
+    @flow
+    def outer() -> tuple[UUID, UUID]:
+        one, own = asked(), inner()
+        with get_client(sync_client=True) as client:
+            # A person does so while the flow runs.
+            tags = client.read_flow_run(one.run_id).tags
+            client.update_flow_run(one.run_id, tags=[*tags, "later"])
+        take(Slots(), one)
+        return one.run_id, own
+
+    with tags("mine", "yours"):
+        root, own = outer()
+    with get_client(sync_client=True) as client:
+        assert sorted(client.read_flow_run(root).tags) == ["later", "mine", "replicate", "yours"]
+        assert sorted(client.read_flow_run(own).tags) == ["mine", "yours"]
+
+
+def test_a_place_costs_two_requests_and_a_tag_two_more_in_a_flow_that_no_flow_called(
+    prefect_server: None,
+) -> None:
+    api = str(get_current_settings().api.url)
+    requests: list[tuple[str, str]] = []
+
+    def note(request: Request, _: bytes) -> None:
+        if "/flow_runs/" in request.url.path:  # a new client asks for the version too
+            requests.append((request.method, request.url.path.rpartition("/")[2]))
+
+    def taken(slots: Slots, url: str) -> list[tuple[str, str]]:
+        requests.clear()
+        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+            told = asked()
+            take(slots, told)
+        run = str(told.flow_run_id)
+        return [(method, path.replace(run, "flow run")) for method, path in requests]
+
+    @task(retries=1)
+    def inner(slots: Slots, url: str) -> list[tuple[str, str]]:
+        told = taken(slots, url)
+        if asked().within[0].number == 1:
+            raise ValueError
+        return told
+
+    @flow
+    def outer() -> list[list[tuple[str, str]]]:
+        slots = Slots()
+        with Proxy(api.removesuffix("/api"), instead=note).running() as url:
+            return [taken(slots, url), taken(slots, url), inner(slots, url)]
+
+    tag = [("GET", "flow run"), ("PATCH", "flow run")]
+    place = [("POST", "filter"), ("POST", "input")]
+    assert outer() == [tag + place, place, place]

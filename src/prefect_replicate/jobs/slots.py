@@ -126,9 +126,10 @@ def _alone(run: FlowRun) -> bool:
 def _within(runs: list[FlowRun]) -> tuple[Try, ...]:
     ids = {run.id for run in runs}
     tasks = [each.task_run for each in task_runs_around() if each.task_run.flow_run_id in ids]
-    tries = [(each.id, each.run_count) for each in tasks]
-    tries += [(each.id, each.run_count) for each in runs[:-1]]
-    return tuple(Try(*each) for each in tries)
+    # A run may have several contexts.
+    tries = {each.id: each.run_count for each in tasks}
+    tries |= {each.id: each.run_count for each in runs[:-1]}
+    return tuple(Try(*each) for each in tries.items())
 
 
 @dataclass(frozen=True, slots=True)
