@@ -1,15 +1,28 @@
-"""Flows in flows: Prefect may give them other ids when the outer one is run again; not other jobs."""
+"""Flows in flows: when the outer one is run again, Prefect makes others of them, but no other jobs.
+
+And who cancels the outer one cancels the jobs of the inner ones.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import flow, task
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run, task_run
+from prefect.settings import get_current_settings
+from prefect.states import Cancelling, Crashed
 
-from prefect_replicate import arun_model, run_model
+from prefect_replicate import JobCanceled, arun_model, run_model
 from tests.chaos.conftest import World
 
 PROGRAM = Path(__file__).with_name("nested.py")
@@ -70,7 +83,7 @@ async def test_a_subflow_called_twice_has_two_jobs_and_the_same_two_when_run_aga
 
     @flow(retries=1, persist_result=False)
     async def outer() -> None:
-        made.append({await inner(), await inner(), await asked(world)})
+        made.append(set(await asyncio.gather(inner(), inner(), asked(world))))
         if first_time():
             raise RuntimeError("after the subflows")
 
@@ -92,7 +105,8 @@ async def test_a_subflow_that_is_retried_by_itself_has_its_jobs_again(world: Wor
 
     @flow(retries=1, persist_result=False)
     async def inner() -> None:
-        made.append({await asked(world), await within(), await asked(world, how=arun_model.fn)})
+        as_task, as_function = asked(world), asked(world, how=arun_model.fn)
+        made.append(set(await asyncio.gather(as_task, as_function, within())))
         if first_time():
             raise RuntimeError("after the jobs")
 
@@ -112,7 +126,7 @@ async def test_a_flow_in_a_task_in_a_flow_has_its_jobs_again_whichever_is_retrie
     world: World,
 ) -> None:
     failed: set[str] = set()
-    made: list[tuple[str, str, str]] = []
+    made: list[set[str]] = []
 
     def fail_once(what: str) -> None:
         if what not in failed:
@@ -120,11 +134,10 @@ async def test_a_flow_in_a_task_in_a_flow_has_its_jobs_again_whichever_is_retrie
             raise RuntimeError(f"once in {what}")
 
     @flow(retries=1, persist_result=False)
-    async def inner() -> tuple[str, str, str]:
-        ids = (await asked(world), await asked(world), await asked(world, how=arun_model.fn))
-        made.append(ids)
+    async def inner() -> None:
+        ids = await asyncio.gather(asked(world), asked(world), asked(world, how=arun_model.fn))
+        made.append(set(ids))
         fail_once("the subflow")
-        return ids
 
     @task(retries=1)
     async def around() -> None:
@@ -137,9 +150,8 @@ async def test_a_flow_in_a_task_in_a_flow_has_its_jobs_again_whichever_is_retrie
         fail_once("the flow")
 
     await outer()
-    assert len(made) == 4
-    assert {frozenset(each) for each in made} == {frozenset(jobs_of(world))}
-    assert len(jobs_of(world)) == 3
+    assert made == [jobs_of(world)] * 4
+    assert len(made[0]) == 3
 
 
 def test_sync_subflows_of_submitted_tasks_have_their_jobs_again(world: World) -> None:
@@ -155,11 +167,73 @@ def test_sync_subflows_of_submitted_tasks_have_their_jobs_again(world: World) ->
 
     @flow(retries=1, persist_result=False)
     def outer() -> None:
-        futures = [around.submit() for _ in range(3)]
+        futures = [around.submit() for _ in range(2)]
         made.append({future.result() for future in futures})
         if first_time():
             raise RuntimeError("after the subflows")
 
     outer()
     assert made[0] == made[1] == jobs_of(world)
-    assert len(made[0]) == 3
+    assert len(made[0]) == 2
+
+
+def test_a_process_killed_in_a_subflow_leaves_its_job_to_the_next(world: World) -> None:
+    def program(hang: str, *command: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": str(get_current_settings().api.url),
+            "REPLICATE_BASE_URL": world.replicate.base_url,
+            "REPLICATE_API_TOKEN": world.replicate.token,
+            "MODEL": world.model,
+            "HANG": hang,
+        }
+        return subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    def job(running: subprocess.Popen[str]) -> str:
+        assert running.stdout
+        return next(line for line in running.stdout if line.startswith("JOB "))
+
+    first = program("yes", str(PROGRAM))
+    try:
+        made = job(first)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(limit=2, sort="EXPECTED_START_TIME_DESC")  # type: ignore[arg-type]  # its name will do
+        (root,) = [run.id for run in runs if run.parent_task_run_id is None]
+        client.set_flow_run_state(root, Crashed(), force=True)
+    entrypoint = ["--entrypoint", f"{PROGRAM}:outer"]
+    again = program("", "-m", "prefect", "flow-run", "retry", str(root), *entrypoint)
+    assert job(again) == made
+    again.communicate(timeout=60)
+    assert len(jobs_of(world)) == 1
+
+
+def test_a_flow_canceled_in_the_ui_cancels_the_jobs_of_the_flows_in_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_REPLICATE_LOOK_EVERY", "0.2")
+
+    def cancel(run: UUID) -> None:
+        waiting = threading.Event()
+        while not world.creates():
+            waiting.wait(0.05)
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run, Cancelling(), force=True)
+
+    @flow
+    def inner() -> None:
+        sleep = {"do": "sleep", "number": 97}
+        run_model.submit(world.model, sleep, credentials=world.credentials).result()
+
+    @flow
+    def outer() -> None:
+        threading.Thread(target=cancel, args=[UUID(str(flow_run.id))]).start()
+        inner()
+
+    with pytest.raises(JobCanceled, match=r"flow run is being canceled.*was canceled"):
+        outer()
+    assert [job["status"] for job in world.jobs()] == ["canceled"]

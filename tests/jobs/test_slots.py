@@ -315,23 +315,38 @@ def test_a_flow_in_a_task_in_a_flow_calls_for_the_outermost_one_wherever_its_tas
     assert seen["elsewhere"].within[-1] == inner_try
 
 
-def elsewhere(context: dict[str, Any] | None, task: TaskRunContext | None = None) -> Caller:
+def elsewhere(
+    context: dict[str, Any] | None,
+    task: TaskRunContext | None = None,
+    settings: dict[Any, Any] | None = None,
+) -> Caller:
     """Who calls in a process that was told no more than this."""
 
     def there() -> Caller:
-        with hydrated_context(context), task.model_copy() if task else nullcontext():
+        with (
+            temporary_settings(settings or {}),
+            hydrated_context(context),
+            task.model_copy() if task else nullcontext(),
+        ):
             return asked()
 
     return Context().run(there)
 
 
-def test_a_process_that_knows_only_its_task_asks_what_is_around_it(prefect_server: None) -> None:
+def test_a_process_that_knows_only_its_task_asks_what_is_around_it(
+    prefect_server: None, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "0")
+    away = {PREFECT_API_URL: f"http://127.0.0.1:{unused_tcp_port}/api"}
     seen: list[Caller] = []
 
     @task
     def task_of_inner() -> None:
         seen.append(asked())
-        seen.append(elsewhere(None, TaskRunContext.get()))
+        known = TaskRunContext.get()
+        seen.append(elsewhere(None, known))
+        with pytest.raises(LedgerError, match=r"who called it.*Nothing was submitted"):
+            elsewhere(None, known, away)
 
     @flow
     def inner() -> None:
