@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
 from prefect_replicate import (
@@ -25,6 +26,7 @@ from prefect_replicate import (
     ReplicateCredentials,
     ReplicateWebhook,
     Training,
+    acreate_prediction,
     arun_model,
     await_for_webhook,
     create_prediction,
@@ -119,6 +121,33 @@ def test_a_genuine_webhook_ends_the_wait(
         return run_model(tiny_model, slow, credentials=credentials, webhook=webhook)
 
     assert told().output == "hello"
+
+
+async def test_a_subflow_that_is_run_again_is_told_though_its_flow_run_is_another_one(
+    webhook: ReplicateWebhook, credentials: ReplicateCredentials, tiny_model: str
+) -> None:
+    runs: list[object] = []
+
+    @flow(persist_result=False)
+    async def inner() -> Prediction | Training:
+        runs.append(flow_run.id)
+        slow = {"do": "sleep", "number": 1, "text": "told again"}
+        started = await acreate_prediction(
+            tiny_model, slow, credentials=credentials, webhook=webhook
+        )
+        if len(runs) == 1:
+            raise RuntimeError("while the job runs")
+        return await await_for_webhook(started, credentials=credentials)
+
+    @flow(retries=1)
+    async def outer() -> Prediction | Training:
+        return await inner()
+
+    ended = await outer()
+    address = address_of(ended.webhook or "")
+    assert address
+    assert str(address.flow_run_id) == runs[0] != runs[1]
+    assert ended.output == "told again"
 
 
 async def test_the_settings_say_where_the_receiver_is(
