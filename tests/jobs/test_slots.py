@@ -1,9 +1,13 @@
 """Calls that ask the same have a place each, on a real Prefect server."""
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -23,7 +27,7 @@ from prefect_replicate.api.errors import LedgerError
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import began
 from prefect_replicate.jobs.rows import Rows
-from prefect_replicate.jobs.slots import Caller, Slots, Try, caller
+from prefect_replicate.jobs.slots import Caller, Slots, Try, caller, slots
 from tests.chaos.proxy import Proxy
 
 T = TypeVar("T")
@@ -463,3 +467,38 @@ def test_a_place_costs_two_requests_and_a_tag_two_more_in_a_flow_that_no_flow_ca
     tag = [("GET", "flow run"), ("PATCH", "flow run")]
     place = [("POST", "filter"), ("POST", "input")]
     assert outer() == [tag + place, place, place]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_what_its_parent_was_about_to_do(run: FlowRun) -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Request, __: bytes) -> None:
+        held.set()
+        go_on.wait(60)
+
+    def in_parent() -> None:
+        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+            do(lambda: slots.take(in_flow(run), PRINT))
+
+    server = str(get_current_settings().api.url).removesuffix("/api")
+    with Proxy(server, instead=hold).running() as url:
+        thread = threading.Thread(target=copy_context().run, args=[in_parent])
+        thread.start()
+        assert held.wait(60)
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(do(lambda: slots.take(in_flow(run), PRINT)))
+            finally:
+                os._exit(9)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        go_on.set()
+        thread.join()
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+    assert take(slots, in_flow(run)) == [2]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -157,6 +158,12 @@ class Slots:
         self._tagged: OrderedDict[UUID, None] = OrderedDict()
         self._tagging = asyncio.Lock()
 
+    def forget(self) -> None:
+        """Forget all, in a forked child: nobody would ever release a lock held by the parent."""
+        self._places.clear()
+        self._tagged.clear()
+        self._tagging = asyncio.Lock()
+
     async def take(self, who: Caller, fingerprint: str) -> int:
         """The place of a call among those of its attempt that ask the same.
 
@@ -263,3 +270,4 @@ def _told(row: str, value: str, after: int = 0) -> _Holder:
 
 
 slots = Slots()
+os.register_at_fork(after_in_child=slots.forget)
