@@ -67,18 +67,19 @@ def task_runs_around() -> Iterator[TaskRunContext]:
 
 
 async def parent_of(run: FlowRun) -> UUID | None:
-    """The flow run that called this one, in its own process or as a deployment; None if none did.
+    """The flow run that called this one, in its own process or as a deployment.
 
-    Asked once in a process.
-
-    Raises:
-        ObjectNotFound: It is gone.
+    Asked once in a process. None if none did, or it is gone.
     """
     if run.parent_task_run_id is None:
         return None
     if run.id not in _parents:
         client = await engine().prefect_client()
-        _parents[run.id] = (await client.read_task_run(run.parent_task_run_id)).flow_run_id
+        try:
+            task_run = await client.read_task_run(run.parent_task_run_id)
+        except ObjectNotFound:
+            return None
+        _parents[run.id] = task_run.flow_run_id
         while len(_parents) > _MOST_KNOWN:
             _parents.popitem(last=False)
     return _parents[run.id]
@@ -92,18 +93,18 @@ async def being_canceled(flow_run: UUID) -> bool:
     """
     client = await engine().prefect_client()
     by_themselves: list[UUID] = []
-    parent: UUID | None = flow_run
-    while parent:
+    run_id: UUID | None = flow_run
+    while run_id:
         try:
-            run = await client.read_flow_run(parent)
-            parent = await parent_of(run)
+            run = await client.read_flow_run(run_id)
         except ObjectNotFound:
-            return not by_themselves and parent == flow_run
+            return run_id == flow_run
         state = run.state
         if state and (state.is_cancelling() or state.is_cancelled()):
             return not await _run_again(by_themselves, state.timestamp)
         if run.deployment_id and run.run_count > 1:
             by_themselves.append(run.id)
+        run_id = await parent_of(run)
     return False
 
 

@@ -103,7 +103,7 @@ async def _caller(run_id: UUID) -> Caller:
     while not _alone(runs[-1]) and (parent := await parent_of(runs[-1])):
         runs.append(await client.read_flow_run(parent))
     root = runs[-1]
-    attempt = root.state_id if root.id in here else await began(root.id)
+    attempt = (root.state_id if root.id in here else None) or await began(root.id)
     if attempt is None:
         raise LookupError("it has not begun")
     return Caller(root.id, attempt.hex, run_id, _within(runs))
