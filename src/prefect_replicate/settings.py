@@ -89,6 +89,13 @@ class ReplicateSettings(PrefectBaseSettings):
     ledger_look: float = Field(
         default=3.0, gt=0, description="Seconds between looks for a job whose answer was lost."
     )
+    ledger_orphans: Literal["match", "token"] = Field(
+        default="match",
+        description=(
+            "Whether a job whose answer was lost is known by what it runs and by its deadline "
+            "('match'), or by a webhook only ('token')."
+        ),
+    )
     sweep_patience: float = Field(
         default=3600.0,
         ge=0,

@@ -3,7 +3,8 @@
     ReplicateError
     ├── ConfigurationError      no usable credentials or settings; nothing was sent
     ├── BadInputError           refused, here or by Replicate (400, 409, 413, 422); nothing was made
-    │   └── BadReferenceError   not "owner/name", "owner/name:version" or a version id
+    │   ├── BadReferenceError   not "owner/name", "owner/name:version" or a version id
+    │   └── JobKeyError         a job_key under which something else was asked before
     ├── AuthenticationError     401 and 403: the token is wrong, or not allowed to do this
     ├── BillingError            402: no credit; nothing runs until someone pays
     ├── NotFoundError           404
@@ -75,6 +76,10 @@ class BadInputError(APIError, ValueError):
 
 class BadReferenceError(BadInputError):
     """A model, version or deployment is not named the way Replicate names it."""
+
+
+class JobKeyError(BadInputError):
+    """A job_key names a call that asked something else. Nothing was submitted."""
 
 
 class AuthenticationError(APIError):

@@ -22,8 +22,9 @@ from prefect_replicate.api.references import parse_id
 from prefect_replicate.api.resources import Job, Prediction, Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
+from prefect_replicate.jobs.choices import Choices, Store
 from prefect_replicate.jobs.engine import engine
-from prefect_replicate.jobs.targets import Target, start
+from prefect_replicate.jobs.targets import Place, Target, start
 from prefect_replicate.jobs.watch import Patience, Wait, end_of, outcome, patience, rejoin
 
 J = TypeVar("J", bound=Job)
@@ -218,23 +219,53 @@ class Triggers(ABC, Generic[J, R]):
         deadline: float | None
         webhook: ReplicateWebhook | None
 
-    def trigger(self, input: Mapping[str, Any] | None = None) -> R:
+    def trigger(
+        self,
+        input: Mapping[str, Any] | None = None,
+        *,
+        adopt: str | None = None,
+        fresh: bool = False,
+        job_key: str | None = None,
+        job_store: Store | None = None,
+    ) -> R:
         """Start a job and return at once; arguments and errors are those of `run`.
 
         Returns:
             The run, to wait for, to fetch the result of and to cancel.
         """
-        return engine().run(lambda: self._trigger(input))
+        choices = Choices(adopt, fresh, job_key, job_store)
+        return engine().run(lambda: self._trigger(input, choices))
 
-    async def atrigger(self, input: Mapping[str, Any] | None = None) -> R:
+    async def atrigger(
+        self,
+        input: Mapping[str, Any] | None = None,
+        *,
+        adopt: str | None = None,
+        fresh: bool = False,
+        job_key: str | None = None,
+        job_store: Store | None = None,
+    ) -> R:
         """As `trigger`."""
-        return await engine().arun(lambda: self._trigger(input))
+        choices = Choices(adopt, fresh, job_key, job_store)
+        return await engine().arun(lambda: self._trigger(input, choices))
 
-    def run(self, input: Mapping[str, Any] | None = None) -> J:
+    def run(
+        self,
+        input: Mapping[str, Any] | None = None,
+        *,
+        adopt: str | None = None,
+        fresh: bool = False,
+        job_key: str | None = None,
+        job_store: Store | None = None,
+    ) -> J:
         """Run a job and wait for it to succeed.
 
         Args:
             input: Merged over the block's. Files may stand anywhere in it, as in `run_model`.
+            adopt: As for `run_model`.
+            fresh: As for `run_model`.
+            job_key: As for `run_model`.
+            job_store: As for `run_model`.
 
         Raises:
             ModelError: The job failed.
@@ -242,11 +273,21 @@ class Triggers(ABC, Generic[J, R]):
             DeadlineExceeded: It took too long and was canceled.
             ReplicateError: See `prefect_replicate.api.errors`.
         """
-        return engine().run(lambda: self._run(input))
+        choices = Choices(adopt, fresh, job_key, job_store)
+        return engine().run(lambda: self._run(input, choices))
 
-    async def arun(self, input: Mapping[str, Any] | None = None) -> J:
+    async def arun(
+        self,
+        input: Mapping[str, Any] | None = None,
+        *,
+        adopt: str | None = None,
+        fresh: bool = False,
+        job_key: str | None = None,
+        job_store: Store | None = None,
+    ) -> J:
         """As `run`."""
-        return await engine().arun(lambda: self._run(input))
+        choices = Choices(adopt, fresh, job_key, job_store)
+        return await engine().arun(lambda: self._run(input, choices))
 
     @abstractmethod
     async def _target(self, client: Client) -> Target[J]:
@@ -256,22 +297,26 @@ class Triggers(ABC, Generic[J, R]):
     def _as_run(self, job: J) -> R:
         """A job of the block, for who triggered it."""
 
-    async def _trigger(self, input: Mapping[str, Any] | None) -> R:
+    async def _trigger(self, input: Mapping[str, Any] | None, choices: Choices) -> R:
         client, waiting = await self._terms()
-        return self._as_run(await self._start(client, waiting, input))
+        return self._as_run(await self._start(client, waiting, input, choices))
 
-    async def _run(self, input: Mapping[str, Any] | None) -> J:
+    async def _run(self, input: Mapping[str, Any] | None, choices: Choices) -> J:
         client, waiting = await self._terms()
-        return outcome(await end_of(client, await self._start(client, waiting, input), waiting))
+        started = await self._start(client, waiting, input, choices)
+        return outcome(await end_of(client, started, waiting))
 
     async def _terms(self) -> tuple[Client, Patience]:
         waiting = patience(self.deadline, "webhook" if self.webhook else "poll")
         return await client_for(self.credentials), waiting
 
-    async def _start(self, client: Client, waiting: Patience, input: Mapping[str, Any] | None) -> J:
+    async def _start(
+        self, client: Client, waiting: Patience, input: Mapping[str, Any] | None, choices: Choices
+    ) -> J:
         hook = await hooks_for(self.webhook)
         target = await self._target(client)
-        return await start(client, target, {**self.input, **(input or {})}, waiting, hook())
+        given = {**self.input, **(input or {})}
+        return await start(client, target, given, waiting, hook(), place=Place(choices))
 
 
 _JSON = TypeAdapter(dict[str, JsonValue])

@@ -29,6 +29,8 @@ from prefect_replicate.api.errors import LedgerError
 
 FORMAT = 1
 PREFIX = "pr-"
+# Why there is to be no job: the caller wants another, whatever became of this one.
+FRESH = "fresh"
 _NAME = re.compile(
     r"pr-(?P<key>[a-z2-7]{26})-g(?P<g>\d{2,})-(?:(?P<kind>[cv])(?P<n>\d{2,})|(?P<one>job|end))"
 )
@@ -107,7 +109,7 @@ class Named(_Row):
     Attributes:
         id: The job; None for a tombstone.
         claim: The claim that made it.
-        how: "created" or "adopted", or why there is none.
+        how: "created", "adopted" or "adopted by hand", or why there is none.
         attempt: The run of the flow that wrote it.
         canceled: Of a tombstone: all runs of the flow so far. One that begins later wants its job.
     """
@@ -278,7 +280,8 @@ def next_step(generations: list[Generation], attempt: str, process: str) -> Step
     following = ToClaim(newest.number + 1, 1)
     if newest.job.id is None:
         # Somebody canceled it. Whoever runs the flow again wants it again.
-        again = attempt not in {newest.job.attempt, *newest.job.canceled}
+        canceled = attempt in {newest.job.attempt, *newest.job.canceled}
+        again = not canceled or newest.job.how == FRESH
         return following if again else Unwanted(newest.number, newest.job.how)
     end = newest.end
     if end is None or end.status == "succeeded":

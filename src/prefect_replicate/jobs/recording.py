@@ -102,24 +102,33 @@ class Recorder:
         Raises:
             LedgerError: The ledger was away for as long as the job may wait; it was canceled.
         """
-        row = ledger.name(self.ticket.key, generation, "job")
         until = boottime() + self.patience
         while True:
             try:
-                if not (proven or await self._hold(job)):
-                    self.others.add(job.id)
-                    return None
-                if await self.ticket.rows.write(row, named.model_dump_json()):
-                    return True
-                stored = await self.recorded(generation)
+                return await self.record_once(generation, job, named, proven=proven)
             except LedgerError as error:
                 if boottime() > until:
                     left = await abandon(self.client, job)
                     raise LedgerError(f"{error} {left.fate}.") from error
                 run_logger().warning("%s Job %s waits to be recorded.", error, job.id)
                 await asyncio.sleep(_RECORD_EVERY)
-            else:
-                return stored is not None and stored.id == job.id
+
+    async def record_once(
+        self, generation: int, job: Job, named: Named, *, proven: bool = False
+    ) -> bool | None:
+        """As `record`, without patience: whatever is wrong, the job is left as it is.
+
+        Raises:
+            LedgerError: Whether it is recorded is not known.
+        """
+        if not (proven or await self._hold(job)):
+            self.others.add(job.id)
+            return None
+        row = ledger.name(self.ticket.key, generation, "job")
+        if await self.ticket.rows.write(row, named.model_dump_json()):
+            return True
+        stored = await self.recorded(generation)
+        return stored is not None and stored.id == job.id
 
     async def _hold(self, job: Job) -> bool:
         """Whether a job is this call's, where nothing in the job itself proves whose it is.

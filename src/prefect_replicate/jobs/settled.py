@@ -31,6 +31,8 @@ class Ticket:
         fingerprint: What it asks.
         attempt: The run of the flow that makes it.
         run: Id of the flow run that makes it, which may be a subflow of the one with the rows.
+        root: Id of the flow run with the rows; empty if they are in a store of the caller's.
+        place: Which of those that ask the same it is, or the name that the caller gave it.
     """
 
     rows: RowStore
@@ -38,6 +40,8 @@ class Ticket:
     fingerprint: str
     attempt: str
     run: str = ""
+    root: str = ""
+    place: int | str = 0
 
 
 _tickets: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()
@@ -62,6 +66,11 @@ def remember(job: Job, ticket: Ticket, generation: int) -> None:
     _tickets[job.id] = (ticket, generation)
     while len(_tickets) > _MOST_KNOWN:
         _tickets.popitem(last=False)
+
+
+def is_pending(job_id: str) -> bool:
+    """Whether a job is on the ledger and how it ended is not."""
+    return job_id in _tickets
 
 
 async def settle(job: Job, *, retryable: bool) -> None:

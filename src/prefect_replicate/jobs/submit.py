@@ -8,24 +8,28 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from prefect_replicate.api import calls
-from prefect_replicate.api.calls import Call
+from prefect_replicate.api.calls import Call, Hook
 from prefect_replicate.api.client import Client, InterruptedCreate, see_through
 from prefect_replicate.api.errors import (
     CreateUnknownError,
     JobCanceled,
+    JobFateUnknown,
     LedgerError,
     ReplicateError,
 )
 from prefect_replicate.api.resources import Job
-from prefect_replicate.jobs import ledger
+from prefect_replicate.jobs import by_hand, ledger
+from prefect_replicate.jobs.choices import Choices
 from prefect_replicate.jobs.clocks import boottime
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.ledger import (
+    FRESH,
     Claim,
     End,
     Generation,
@@ -63,6 +67,9 @@ class Request(Generic[J]):
         margins: How long each part may take.
         look_every: Seconds between looks for a job whose create got no answer.
         patience: Seconds for which a job may wait to be recorded.
+        mismatch: Says why a job cannot be of what is asked for, None if it can.
+        proof: Only a webhook proves that a job is this call's.
+        choices: What the caller says of the call itself, where there is a way to say it.
         shown: Whether Prefect's UI shows the job by itself; of a thousand it should not.
     """
 
@@ -72,6 +79,9 @@ class Request(Generic[J]):
     margins: Margins
     look_every: float
     patience: float
+    mismatch: Callable[[Job], str | None]
+    proof: bool = False
+    choices: Choices | None = None
     shown: bool = True
 
 
@@ -123,6 +133,7 @@ class _Obtaining(Generic[J]):
     request: Request[J]
     account: str
     recorder: Recorder
+    generations: list[Generation] = field(default_factory=list)
     claimed: tuple[int, float] | None = None
     read_at: float = 0.0
 
@@ -130,16 +141,21 @@ class _Obtaining(Generic[J]):
         """Do what is to be done until there is a job."""
         while True:
             written = await self.ticket.rows.read(ledger.prefix(self.ticket.key))
-            generations = ledger.read({row: each.value for row, each in written.items()})
-            self._check(generations)
+            self.generations = ledger.read({row: each.value for row, each in written.items()})
+            await self._check()
             self.read_at = boottime()
             self.recorder.others |= {
-                each.job.id for each in generations if each.job and each.job.id
+                each.job.id for each in self.generations if each.job and each.job.id
             }
-            step = ledger.next_step(generations, self.ticket.attempt, this_process())
+            step = ledger.next_step(self.generations, self.ticket.attempt, this_process())
+            adopt = self.request.choices.adopt if self.request.choices else None
             match step:
+                case ToWatch(_, job_id) if adopt not in {None, job_id}:
+                    raise by_hand.has_another(job_id, str(adopt))
                 case ToWatch(generation, job_id, end):
-                    return await self._rejoin(generation, job_id, end, generations[-1])
+                    return await self._rejoin(generation, job_id, end, self.generations[-1])
+                case ToClaim() | ToLook() if adopt:
+                    job = await self._adopt(step, adopt)
                 case Unwanted(_, why):
                     raise JobCanceled(
                         f"The call was canceled before: {why}. Nothing was submitted."
@@ -152,22 +168,25 @@ class _Obtaining(Generic[J]):
             if job is not None:
                 return job
 
-    def _check(self, generations: list[Generation]) -> None:
-        for claim in (claim for each in generations for claim in each.claims.values()):
+    async def _check(self) -> None:
+        claims = [(one, each) for each in self.generations for one in each.claims.items()]
+        for (number, claim), written in claims:
             if claim.account != self.account:
                 raise LedgerError(
                     f"This call was made as {claim.account!r} before, and these credentials are of "
                     f"{self.account!r}, who cannot see its job. Use those of before. Nothing was "
                     f"submitted."
                 )
+            # What was refused has made nothing, and may be asked otherwise.
+            if claim.fingerprint != self.ticket.fingerprint and number not in written.voids:
+                raise await by_hand.not_the_same(
+                    self.client, self.ticket, self.generations, trains=claim.trains
+                )
 
     async def _rejoin(
         self, generation: int, job_id: str, end: End | None, written: Generation
     ) -> J:
-        get: Callable[[str], Call[Any]] = (
-            calls.trainings_get if self.request.trains else calls.predictions_get
-        )
-        job: J = await self.client.send(get(job_id))
+        job: J = await self.client.send(by_hand.reading(job_id, trains=self.request.trains))
         run_logger().info("This call has its job already, %s: %s", job.status, job.id)
         if job.data_removed and end and end.kept:
             job = job.model_copy(update={"output": end.output, "data_removed": False})
@@ -184,7 +203,7 @@ class _Obtaining(Generic[J]):
         call, life = self.request.make(generation, number)
 
         async def before() -> None:
-            await self._claim(generation, number, call, life)
+            await self._claim(generation, number, call.hook, life)
 
         try:
             made = await self.client.send(call, before)
@@ -214,7 +233,9 @@ class _Obtaining(Generic[J]):
             remember(job, self.ticket, generation)
         await _unwanted(self.client, interruption)
 
-    async def _claim(self, generation: int, number: int, call: Call[J], life: int | None) -> None:
+    async def _claim(
+        self, generation: int, number: int, hook: Hook | None, life: int | None
+    ) -> None:
         """Claim right before the create is sent; again if that took too long.
 
         Raises:
@@ -240,7 +261,7 @@ class _Obtaining(Generic[J]):
                 block=self.client.saved_as,
                 run=self.ticket.run,
                 trains=request.trains,
-                webhook=call.hook.url if call.hook else None,
+                webhook=hook.url if hook else None,
                 life=life,
                 wanted=request.wanted,
                 margins=margins,
@@ -269,7 +290,9 @@ class _Obtaining(Generic[J]):
         while True:
             old = await age.seconds()
             await self.recorder.leave_out_held()
-            found = await look(self.client, claim, old, self.recorder.others)
+            found = await look(
+                self.client, claim, old, self.recorder.others, proof=self.request.proof
+            )
             proven = claim.webhook is not None
             # A training has nothing of its own: it is known by being the only one, in a whole list.
             if found and found.mine and (proven or not claim.trains or old > quarantine):
@@ -280,14 +303,72 @@ class _Obtaining(Generic[J]):
                 continue
             if old > quarantine:
                 if found is None or found.possible:
-                    raise unknown(claim, old, found)
+                    ways_out = self.request.choices is not None
+                    doubt = unknown(claim, old, found, ways_out=ways_out)
+                    await self._bury(generation, number, doubt)
+                    return None
                 return await self._create(generation, number + 1)
             await asyncio.sleep(min(self.request.look_every, max(0.1, quarantine - old)))
+
+    async def _bury(self, generation: int, number: int, doubt: JobFateUnknown) -> None:
+        """Say that whatever a claim made does not count, if the caller wants another job.
+
+        Once in an attempt of the flow run: what is then in doubt again stays in doubt.
+
+        Raises:
+            JobFateUnknown: The caller wants no other, or has had it.
+        """
+        attempt = self.ticket.attempt
+        had = any(
+            each.job and each.job.how == FRESH and each.job.attempt == attempt
+            for each in self.generations
+        )
+        if had or not (self.request.choices and self.request.choices.fresh):
+            raise doubt
+        run_logger().warning("%s Another job is made, as `fresh` says.", doubt)
+        tombstone = Named(id=None, claim=number, how=FRESH, attempt=attempt)
+        row = ledger.name(self.ticket.key, generation, "job")
+        await self.ticket.rows.write(row, tombstone.model_dump_json())
+
+    async def _adopt(self, step: ToClaim | ToLook, job_id: str) -> J | None:
+        """Take a job that the caller says is this call's; None if that is not the last word."""
+        last = self.generations[-1] if self.generations else None
+        if last and last.job and last.job.id == job_id:
+            return await self._rejoin(last.number, job_id, last.end, last)
+        job: J = await by_hand.offered(
+            self.client, job_id, self.request.mismatch, trains=self.request.trains
+        )
+        number = step.number if isinstance(step, ToLook) else await self._claim_unsent(step)
+        if number is None:
+            return None
+        self.claimed = (number, 0.0)
+        named = self._named(job, by_hand.ADOPTED)
+        counts = await self.recorder.record_once(step.generation, job, named)
+        if counts is None:
+            if isinstance(step, ToClaim):
+                await self.recorder.void(step.generation, number, "nothing was sent")
+            raise by_hand.held_by_another(job_id)
+        if not counts:
+            return None
+        run_logger().info("This call has adopted job %s, which is '%s'", job_id, job.status)
+        remember(job, self.ticket, step.generation)
+        return await show(self.client, job, shown=self.request.shown)
+
+    async def _claim_unsent(self, step: ToClaim) -> int | None:
+        """Claim without a create, so that another process knows what was asked, and by whom."""
+        self.claimed = None
+        life = self.request.make(step.generation, step.claim)[1]
+        with suppress(_Taken):
+            await self._claim(step.generation, step.claim, None, life)
+        return self.claimed[0] if self.claimed else None
 
     async def _keep(
         self, generation: int, job: J, how: str = "created", *, proven: bool
     ) -> J | None:
-        """Record a job as the one that counts; None if another counts, and this one is canceled."""
+        """Record a job as the one that counts; None if another counts, and this one is canceled.
+
+        Every job that was created, or found after its answer was lost, comes by here.
+        """
         return await self.recorder.keep(generation, job, self._named(job, how), proven=proven)
 
     def _named(self, job: Job, how: str) -> Named:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call, Hook
@@ -22,13 +24,16 @@ from prefect_replicate.api.references import (
     parse_version,
 )
 from prefect_replicate.api.resources import Job, Model, Prediction, Training
+from prefect_replicate.jobs.choices import Choices
+from prefect_replicate.jobs.flow_run import flow_run_id, run_logger
 from prefect_replicate.jobs.identity import fingerprint, key_of
 from prefect_replicate.jobs.inputs import Schema, no_schema, prepare
 from prefect_replicate.jobs.latest import look_up
 from prefect_replicate.jobs.ledger import Margins
 from prefect_replicate.jobs.orphans import wanted
-from prefect_replicate.jobs.settled import Ticket
+from prefect_replicate.jobs.settled import Ticket, this_process
 from prefect_replicate.jobs.slots import caller, slots
+from prefect_replicate.jobs.stores import Stored
 from prefect_replicate.jobs.submit import Request, create, obtain
 from prefect_replicate.jobs.uploads import digest_at
 from prefect_replicate.jobs.watch import Patience
@@ -42,6 +47,12 @@ _SHORTEST, _LONGEST = 5, 24 * 3600
 _LATER = 15
 # Jobs are told apart by their lives, in steps that no rounding bridges.
 CODES, _STEP = 1200, 3
+# How far apart the codes of a call's claims and generations are: farther than most have equals.
+_BY_CLAIM, _BY_GENERATION = 61, 401
+# Digits of a version's id; some models hide theirs.
+_WHOLE = 64
+# Calls in a store of the caller's are of no flow run.
+_NOWHERE = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,19 @@ class Target(Generic[J]):
         reference = parse_reference(self.ref)
         model = str(reference.model) if reference.model else None
         return {"model": model, "version": reference.version}
+
+    def mismatch(self, job: Job) -> str | None:
+        """Why a job cannot be of this, as far as the caller named it; None if it can."""
+        if self.deploys:
+            ran, wanted = getattr(job, "deployment", None), self.ref
+            return None if ran == wanted else f"it ran on {ran or 'none'}, not on {wanted}"
+        reference = parse_reference(self.ref if self.trains else self.asked)
+        model, version = str(reference.model) if reference.model else None, reference.version
+        if model and job.model and job.model != model:
+            return f"it is of {job.model}, and {model} is asked for"
+        if version and len(job.version) == _WHOLE and job.version != version:
+            return f"it is of version {job.version}, and {version} is asked for"
+        return None
 
     def life(self, waiting: Patience, code: int = 0) -> int | None:
         """Seconds after which Replicate ends a job itself, should nobody else. Trainings have none.
@@ -157,13 +181,16 @@ async def start(
         BadInputError: The input cannot be sent, or Replicate refuses it.
         ReplicateError: As `create`.
     """
+    place = Place() if place is None else place
+    place.check()
     given = await prepare(
         client, input, target.schema, "TrainingInput" if target.trains else "Input"
     )
-    place = Place() if place is None else place
     ticket = await place.ticket(client, target, given)
     if ticket is None:
-        return await create(client, target.call(given, target.life(waiting), hook), shown=shown)
+        _tell_once()
+        call = target.call(given, target.life(waiting), hook)
+        return await create(client, call, shown=shown)
     settings = read_settings()
     margins = Margins(
         send=settings.ledger_send,
@@ -175,7 +202,8 @@ async def start(
     def make(generation: int, number: int) -> tuple[Call[J], int | None]:
         first = generation == number == 1
         own = hook if first or hook is None else replace(hook, url=another_mailbox(hook.url))
-        life = target.life(waiting, _code(f"{ticket.key}-{generation}-{number}"))
+        code = code_of(ticket.root, ticket.fingerprint, ticket.place, generation, number)
+        life = target.life(waiting, code)
         return replace(target.call(given, life, own), within=margins.answer), life
 
     request = Request(
@@ -185,26 +213,56 @@ async def start(
         margins=margins,
         look_every=settings.ledger_look,
         patience=waiting.deadline,
+        mismatch=target.mismatch,
+        proof=settings.ledger_orphans == "token",
+        choices=place.choices,
         shown=shown,
     )
     return await obtain(client, ticket, request)
 
 
-def _code(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % CODES
+def code_of(flow_run: str, fingerprint: str, place: int | str, generation: int, claim: int) -> int:
+    """What tells the job of one claim from others by its life, counted from 0 to `CODES`.
+
+    Args:
+        flow_run: With the rows of the call.
+        fingerprint: What is asked.
+        place: Which of the calls that ask the same it is: of 1,200 no two have one code.
+        generation: Of the call.
+        claim: In it.
+    """
+    named = place if isinstance(place, str) else ""
+    start = hashlib.sha256(f"{flow_run} {fingerprint} {named}".encode()).digest()[:8]
+    counted = place if isinstance(place, int) else 0
+    steps = counted + (generation - 1) * _BY_GENERATION + (claim - 1) * _BY_CLAIM
+    return (int.from_bytes(start) + steps) % CODES
 
 
 class Place:
-    """Which call of its flow run this one is; asked once, however often the call is tried."""
+    """Which call of its flow run this one is; asked once, however often the call is tried.
 
-    def __init__(self) -> None:
+    Attributes:
+        choices: What the caller says of it, where there is a way to say it.
+    """
+
+    def __init__(self, choices: Choices | None = None) -> None:
+        self.choices = choices
         self._ticket: Ticket | None = None
         self._asked = False
+
+    def check(self) -> None:
+        """See to it that there is sense in what the caller says, before anything is sent.
+
+        Raises:
+            BadInputError: There is none.
+        """
+        if self.choices:
+            self.choices.check(in_flow_run=flow_run_id() is not None)
 
     async def ticket(
         self, client: Client, target: Target[Any], given: Mapping[str, Any]
     ) -> Ticket | None:
-        """Its place in the ledger; None outside of a flow run.
+        """Its place in the ledger; None outside of a flow run, where the caller has none either.
 
         Raises:
             LedgerError: It cannot be read or written. Nothing was submitted.
@@ -217,14 +275,34 @@ class Place:
     async def _take(
         self, client: Client, target: Target[Any], given: Mapping[str, Any]
     ) -> Ticket | None:
-        who = await caller()
-        if who is None:
-            return None
+        who, choices = await caller(), self.choices or Choices()
+        store = choices.job_store
         known = partial(digest_at, client)
         print_ = fingerprint(client.base_url, target.asked, given, known)
-        number = await slots.take(who, print_)
-        key = key_of(who.flow_run_id, print_, number)
-        return Ticket(who.rows, key, print_, who.attempt, str(who.run_id))
+        if store is not None:
+            name = choices.job_key or ""
+            key = key_of(_NOWHERE, print_, name)
+            return Ticket(Stored(store), key, print_, this_process(), place=name)
+        if who is None:
+            return None
+        place = choices.job_key or await slots.take(who, print_)
+        key, root = key_of(who.flow_run_id, print_, place), str(who.flow_run_id)
+        return Ticket(who.rows, key, print_, who.attempt, str(who.run_id), root, place)
+
+
+_told = threading.Event()
+
+
+def _tell_once() -> None:
+    """Say what outside of a flow run is not promised, once in a process."""
+    if _told.is_set():
+        return
+    _told.set()
+    run_logger().info(
+        "Outside of a flow run there is no ledger: if this process ends before its answer comes, "
+        "the job is not found again, and the same call pays for another. To have one, call it in "
+        "a flow, or pass `job_key` and `job_store`."
+    )
 
 
 def _of_model(name: Name, model: Model) -> Target[Prediction]:

@@ -12,7 +12,8 @@ from prefect_replicate.api.references import parse_id, parse_reference
 from prefect_replicate.api.resources import File, Job, Prediction
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
-from prefect_replicate.jobs.targets import resolve, start
+from prefect_replicate.jobs.choices import Choices, Store
+from prefect_replicate.jobs.targets import Place, resolve, start
 from prefect_replicate.jobs.watch import Wait, end_of, outcome, patience, rejoin
 from prefect_replicate.tasks.twins import twins
 
@@ -28,6 +29,10 @@ async def _run_model(
     deadline: float | None = None,
     wait: Wait = "poll",
     webhook: ReplicateWebhook | None = None,
+    adopt: str | None = None,
+    fresh: bool = False,
+    job_key: str | None = None,
+    job_store: Store | None = None,
 ) -> Prediction:
     """Run a model and wait for its output.
 
@@ -45,6 +50,16 @@ async def _run_model(
         wait: "poll", or "webhook" to be told of the end by Replicate, which needs a receiver: see
             `ReplicateWebhook`. It is polled all the same, once a minute.
         webhook: Where the receiver is, if not where the settings say; goes with "webhook".
+        adopt: Id of the job that this call has: after a `JobFateUnknown`, or of one that was made
+            elsewhere. It must run what is asked for. Nothing is submitted.
+        fresh: Instead of a `JobFateUnknown`, another job is made and paid for, at most once in each
+            run of the flow. A call whose job is known, or can be found, has that all the same.
+        job_key: A name of this call in its flow run, where the default (what is asked, and how many
+            asked the same before) is not enough; what it asks must then stay the same.
+        job_store: Where the call is written down outside of a flow run, with a `job_key`: any
+            mapping that outlives the process, as a shelf or `fsspec.get_mapper(url)`. Of two
+            processes that call at once one makes the job if the mapping's `setdefault` is
+            exclusive. It is used from another thread.
 
     Returns:
         The prediction, succeeded. `.output` is the model's output; its files are gone an hour
@@ -54,6 +69,8 @@ async def _run_model(
         ModelError: The model failed.
         BadInputError: The reference or the input is wrong; nothing was charged.
         DeadlineExceeded: It took too long and was canceled.
+        JobFateUnknown: A create was sent and its answer lost; nothing was submitted again.
+        JobKeyError: Something else was asked under this `job_key`; nothing was submitted.
         ReplicateError: See `prefect_replicate.api.errors`.
 
     Example:
@@ -67,7 +84,8 @@ async def _run_model(
     client, waiting = await client_for(credentials), patience(deadline, way)
     hook = await hooks_for(webhook, way)
     target = await resolve(client, ref, deployment)
-    started = await start(client, target, input or {}, waiting, hook())
+    place = Place(Choices(adopt, fresh, job_key, job_store))
+    started = await start(client, target, input or {}, waiting, hook(), place=place)
     return outcome(await end_of(client, started, waiting))
 
 
@@ -79,6 +97,10 @@ async def _create_prediction(
     credentials: ReplicateCredentials | None = None,
     deadline: float | None = None,
     webhook: ReplicateWebhook | None = None,
+    adopt: str | None = None,
+    fresh: bool = False,
+    job_key: str | None = None,
+    job_store: Store | None = None,
 ) -> Prediction:
     """Start a prediction and return at once; arguments and errors are those of `run_model`.
 
@@ -87,7 +109,8 @@ async def _create_prediction(
     client, waiting = await client_for(credentials), patience(deadline)
     hook = await hooks_for(webhook)
     target = await resolve(client, ref, deployment)
-    return await start(client, target, input or {}, waiting, hook())
+    place = Place(Choices(adopt, fresh, job_key, job_store))
+    return await start(client, target, input or {}, waiting, hook(), place=place)
 
 
 async def _get_prediction(

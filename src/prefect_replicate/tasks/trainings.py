@@ -9,7 +9,8 @@ from prefect_replicate.api import calls
 from prefect_replicate.api.resources import Training
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
-from prefect_replicate.jobs.targets import resolve_training, start
+from prefect_replicate.jobs.choices import Choices, Store
+from prefect_replicate.jobs.targets import Place, resolve_training, start
 from prefect_replicate.jobs.watch import Wait, end_of, outcome, patience, rejoin
 from prefect_replicate.tasks.predictions import as_job, id_of, short, shown_id
 from prefect_replicate.tasks.twins import twins
@@ -24,6 +25,10 @@ async def _train_model(
     deadline: float | None = None,
     wait: Wait = "poll",
     webhook: ReplicateWebhook | None = None,
+    adopt: str | None = None,
+    fresh: bool = False,
+    job_key: str | None = None,
+    job_store: Store | None = None,
 ) -> Training:
     """Fine-tune a version and wait for the version that comes of it.
 
@@ -36,6 +41,10 @@ async def _train_model(
             trainings: this process must live to cancel it.
         wait: "poll", or "webhook" to be told of the end by Replicate, as in `run_model`.
         webhook: Where the receiver is, if not where the settings say; goes with "webhook".
+        adopt: As for `run_model`.
+        fresh: As for `run_model`; of a training that then runs twice nothing ends either.
+        job_key: As for `run_model`.
+        job_store: As for `run_model`.
 
     Returns:
         The training, succeeded. `.trained_version` is the new "owner/name:version".
@@ -45,6 +54,7 @@ async def _train_model(
         BadInputError: A name or the input is wrong; nothing was charged.
         NotFoundError: There is no such version or destination; nothing was charged.
         DeadlineExceeded: It took too long and was canceled.
+        JobFateUnknown: A create was sent and its answer lost; nothing was submitted again.
 
     Example:
         ```python
@@ -56,7 +66,8 @@ async def _train_model(
     client, waiting = await client_for(credentials), patience(deadline, way)
     target = resolve_training(client, version, destination)
     hook = await hooks_for(webhook, way)
-    started = await start(client, target, input, waiting, hook())
+    place = Place(Choices(adopt, fresh, job_key, job_store))
+    started = await start(client, target, input, waiting, hook(), place=place)
     return outcome(await end_of(client, started, waiting))
 
 
@@ -67,6 +78,10 @@ async def _create_training(
     *,
     credentials: ReplicateCredentials | None = None,
     webhook: ReplicateWebhook | None = None,
+    adopt: str | None = None,
+    fresh: bool = False,
+    job_key: str | None = None,
+    job_store: Store | None = None,
 ) -> Training:
     """Start a training and return at once; arguments and errors are those of `train_model`.
 
@@ -75,7 +90,8 @@ async def _create_training(
     client = await client_for(credentials)
     target = resolve_training(client, version, destination)
     hook = await hooks_for(webhook)
-    return await start(client, target, input, patience(None), hook())
+    place = Place(Choices(adopt, fresh, job_key, job_store))
+    return await start(client, target, input, patience(None), hook(), place=place)
 
 
 async def _get_training(
