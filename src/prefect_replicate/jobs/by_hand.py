@@ -47,12 +47,21 @@ async def offered(
             status=error.status,
             body=error.body,
         ) from error
-    if why := mismatch(job):
+    if why := "it is a training" if not trains and await _trains(client, job_id) else mismatch(job):
         raise BadInputError(
             f"The {what} {job_id} cannot be adopted: {why}. It is left as it is. Nothing was "
             f"submitted."
         )
     return job
+
+
+async def _trains(client: Client, job_id: str) -> bool:
+    """Whether a job is a training: those are given out as predictions too."""
+    try:
+        await client.send(calls.trainings_get(job_id))
+    except NotFoundError:
+        return False
+    return True
 
 
 def has_another(job_id: str, asked: str) -> BadInputError:

@@ -68,11 +68,6 @@ def remember(job: Job, ticket: Ticket, generation: int) -> None:
         _tickets.popitem(last=False)
 
 
-def is_pending(job_id: str) -> bool:
-    """Whether a job is on the ledger and how it ended is not."""
-    return job_id in _tickets
-
-
 async def settle(job: Job, *, retryable: bool) -> None:
     """Write down how a job ended, if it is on the ledger. A server that is away is no trouble.
 

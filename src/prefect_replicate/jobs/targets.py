@@ -35,6 +35,7 @@ from prefect_replicate.jobs.settled import Ticket, this_process
 from prefect_replicate.jobs.slots import caller, slots
 from prefect_replicate.jobs.stores import Stored
 from prefect_replicate.jobs.submit import Request, create, obtain
+from prefect_replicate.jobs.undo import undo_with_transaction
 from prefect_replicate.jobs.uploads import digest_at
 from prefect_replicate.jobs.watch import Patience
 from prefect_replicate.settings import read_settings
@@ -190,7 +191,9 @@ async def start(
     if ticket is None:
         _tell_once()
         call = target.call(given, target.life(waiting), hook)
-        return await create(client, call, shown=shown)
+        made = await create(client, call, shown=shown)
+        undo_with_transaction(client, made)
+        return made
     settings = read_settings()
     margins = Margins(
         send=settings.ledger_send,
@@ -218,7 +221,9 @@ async def start(
         choices=place.choices,
         shown=shown,
     )
-    return await obtain(client, ticket, request)
+    made = await obtain(client, ticket, request)
+    undo_with_transaction(client, made)
+    return made
 
 
 def code_of(flow_run: str, fingerprint: str, place: int | str, generation: int, claim: int) -> int:
