@@ -86,6 +86,9 @@ def undo_with_transaction(client: Client, job: Job) -> None:
         opened = opened.get_parent()
     if opened is None:
         return
+    if opened.is_rolled_back() and inner:
+        # By an earlier try of the task, and Prefect does it once. Of this try it still does.
+        opened = inner[-1]
     tasks = frozenset(filter(None, map(_task_run, inner)))
     undo = _Undo(client, job, tuple(inner), tasks)
     opened.on_rollback_hooks.append(_hook(undo, awaited=isinstance(opened, AsyncTransaction)))
