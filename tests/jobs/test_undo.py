@@ -42,7 +42,8 @@ class Making:
 
     def prediction(self, number: int = 60, **says: Any) -> Prediction:
         given = {"do": "sleep", "number": number}
-        return create_prediction(self.model, given, credentials=self.paid, **says)
+        made: Prediction = create_prediction(self.model, given, credentials=self.paid, **says)
+        return made
 
     def triggered(self) -> Prediction:
         return self.block.trigger({"do": "sleep", "number": 60}).job
