@@ -8,11 +8,11 @@ or the default ones of the settings.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import FlowStateHook
 from prefect.logging.loggers import flow_run_logger
 
 from prefect_replicate.blocks.credentials import payer_of
@@ -52,5 +52,11 @@ async def cancel_remote_jobs(
         log.error(trouble)
 
 
-replicate_hooks: dict[str, list[Callable[..., Any]]] = {"on_cancellation": [cancel_remote_jobs]}
+class Hooks(TypedDict):
+    """Arguments of `@flow`."""
+
+    on_cancellation: list[FlowStateHook[..., Any]]
+
+
+replicate_hooks: Hooks = {"on_cancellation": [cancel_remote_jobs]}
 """For `@flow(**replicate_hooks)`: what is canceled in Prefect is canceled at Replicate."""

@@ -15,7 +15,7 @@ from prefect_replicate import (
 MODEL = os.environ["MODEL"]
 
 
-@flow(persist_result=False, **replicate_hooks)  # type: ignore[call-overload]  # a dict of hooks
+@flow(persist_result=False, **replicate_hooks)
 def naps(text: str, seconds: int = 3) -> str:
     """Its job runs while the flow does not."""
     started = create_prediction(MODEL, {"do": "sleep", "number": seconds, "text": text})

@@ -128,6 +128,7 @@ class End(_Row):
         status: A terminal one.
         retryable: Whether another try may do better.
         attempt: The run of the flow that saw it.
+        runs: How often the flow had been run by then; one that is resumed is not run again.
         process: The process that saw it.
         output: What it made, where that is small.
         kept: Whether `output` is all of it.
@@ -136,6 +137,7 @@ class End(_Row):
     status: str
     retryable: bool = False
     attempt: str = ""
+    runs: int = 0
     process: str = ""
     output: Any = None
     kept: bool = False
@@ -264,13 +266,14 @@ def read(rows: Mapping[str, str]) -> list[Generation]:
     return [found[number] for number in sorted(found)]
 
 
-def next_step(generations: list[Generation], attempt: str, process: str) -> Step:
+def next_step(generations: list[Generation], attempt: str, process: str, runs: int = 0) -> Step:
     """What to do about a call, by what is written about it.
 
     Args:
         generations: As `read` gives them.
         attempt: The run of the flow that asks.
         process: The process that asks.
+        runs: How often the flow has been run, 0 where that is not counted.
     """
     if not generations:
         return ToClaim(1, 1)
@@ -286,13 +289,17 @@ def next_step(generations: list[Generation], attempt: str, process: str) -> Step
     end = newest.end
     if end is None or end.status == "succeeded":
         return ToWatch(newest.number, newest.job.id, end)
-    again = end.retryable or _from_outside(end, attempt, process)
+    again = end.retryable or _from_outside(end, attempt, process, runs)
     return following if again else ToWatch(newest.number, newest.job.id, end)
 
 
-def _from_outside(end: End, attempt: str, process: str) -> bool:
-    """Whether somebody has run the flow again since: it was not the flow itself, in its process."""
-    return end.attempt != attempt and end.process != process
+def _from_outside(end: End, attempt: str, process: str, runs: int) -> bool:
+    """Whether somebody has run the flow again since: not the flow itself, in its process.
+
+    Nor has a flow run been run again that was suspended, and went on in another process.
+    """
+    resumed = runs > 0 and end.runs == runs
+    return end.attempt != attempt and end.process != process and not resumed
 
 
 def _open(generation: Generation) -> Step:

@@ -33,6 +33,7 @@ class Ticket:
         run: Id of the flow run that makes it, which may be a subflow of the one with the rows.
         root: Id of the flow run with the rows; empty if they are in a store of the caller's.
         place: Which of those that ask the same it is, or the name that the caller gave it.
+        runs: How often the flow has been run, with this one; 0 where that is not counted.
     """
 
     rows: RowStore
@@ -42,6 +43,7 @@ class Ticket:
     run: str = ""
     root: str = ""
     place: int | str = 0
+    runs: int = 0
 
 
 _tickets: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()
@@ -81,6 +83,7 @@ async def settle(job: Job, *, retryable: bool) -> None:
         status=job.status,
         retryable=retryable,
         attempt=ticket.attempt,
+        runs=ticket.runs,
         process=_process,
         output=job.output if small else None,
         kept=small,

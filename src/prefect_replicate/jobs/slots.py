@@ -62,12 +62,14 @@ class Caller:
         attempt: Its attempt.
         run_id: The flow run that calls.
         within: The task runs and flow runs in the outermost one that the call is in.
+        runs: How often the outermost one has been run, with this attempt.
     """
 
     flow_run_id: UUID
     attempt: str
     run_id: UUID
     within: tuple[Try, ...] = ()
+    runs: int = 0
 
     @property
     def rows(self) -> Rows:
@@ -106,7 +108,7 @@ async def _caller(run_id: UUID) -> Caller:
     attempt = (root.state_id if root.id in here else None) or await began(root.id)
     if attempt is None:
         raise LookupError("it has not begun")
-    return Caller(root.id, attempt.hex, run_id, _within(runs))
+    return Caller(root.id, attempt.hex, run_id, _within(runs), root.run_count)
 
 
 def _known() -> list[FlowRun]:

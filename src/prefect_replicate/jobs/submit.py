@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call, Hook
 from prefect_replicate.api.client import Client, InterruptedCreate, see_through
 from prefect_replicate.api.errors import (
@@ -43,6 +42,7 @@ from prefect_replicate.jobs.ledger import (
 from prefect_replicate.jobs.lost import Age, look, unknown
 from prefect_replicate.jobs.recording import Recorder, show
 from prefect_replicate.jobs.settled import Ticket, remember, this_process
+from prefect_replicate.jobs.tending import look_later
 from prefect_replicate.jobs.watch import abandon
 
 J = TypeVar("J", bound=Job)
@@ -147,7 +147,9 @@ class _Obtaining(Generic[J]):
             self.recorder.others |= {
                 each.job.id for each in self.generations if each.job and each.job.id
             }
-            step = ledger.next_step(self.generations, self.ticket.attempt, this_process())
+            step = ledger.next_step(
+                self.generations, self.ticket.attempt, this_process(), self.ticket.runs
+            )
             adopt = self.request.choices.adopt if self.request.choices else None
             match step:
                 case ToWatch(_, job_id) if adopt not in {None, job_id}:
@@ -166,7 +168,14 @@ class _Obtaining(Generic[J]):
                     row = ledger.name(self.ticket.key, generation, "c", number)
                     job = await self._find(generation, number, claim, written[row].at)
             if job is not None:
+                if self._may_have_another():
+                    look_later(self.client, self.ticket, self.request.margins)
                 return job
+
+    def _may_have_another(self) -> bool:
+        """Whether an earlier create may yet turn out to have made a job."""
+        again = self.claimed is not None and self.claimed[0] > 1
+        return again or any(each.job and each.job.id is None for each in self.generations)
 
     async def _check(self) -> None:
         claims = [(one, each) for each in self.generations for one in each.claims.items()]

@@ -7,7 +7,7 @@ it waits for has ended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -144,7 +144,7 @@ async def _resume(prefect: PrefectClient, run: FlowRun, payer: Payer, tended: Te
         tended.troubles.append(f"The suspended flow run could not be resumed: {reason}")
         return False
     for running, job in ended:
-        remember(job, running.ticket, running.generation)
+        remember(job, replace(running.ticket, runs=run.run_count), running.generation)
         await write_end(job)
     return True
 

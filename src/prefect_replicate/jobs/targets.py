@@ -292,7 +292,7 @@ class Place:
             return None
         place = choices.job_key or await slots.take(who, print_)
         key, root = key_of(who.flow_run_id, print_, place), str(who.flow_run_id)
-        return Ticket(who.rows, key, print_, who.attempt, str(who.run_id), root, place)
+        return Ticket(who.rows, key, print_, who.attempt, str(who.run_id), root, place, who.runs)
 
 
 _told = threading.Event()

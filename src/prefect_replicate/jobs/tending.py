@@ -31,6 +31,7 @@ from prefect_replicate.jobs.lost import look
 from prefect_replicate.jobs.rows import Rows
 from prefect_replicate.jobs.settled import Ticket, remember
 from prefect_replicate.jobs.watch import abandon, reading
+from prefect_replicate.settings import read_settings
 
 # Finds who can see, and cancel, the job of a claim.
 Payer: TypeAlias = Callable[[Claim], Awaitable[Client]]
@@ -258,7 +259,8 @@ class _Tending:
             await self._end(client, job, call.key, "A job was kept for a call that has another one")
 
     async def _look_for(self, client: Client, stray: Stray, known: set[str]) -> None:
-        found = await look(client, stray.claim, stray.age, known)
+        proof = read_settings().ledger_orphans == "token"
+        found = await look(client, stray.claim, stray.age, known, proof=proof)
         if found is None:
             self._trouble("A job that nobody knows of may run: the list of jobs could not be read")
         if found is None or found.mine is None or found.mine.done:
