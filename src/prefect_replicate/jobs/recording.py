@@ -90,8 +90,12 @@ class Recorder:
         self, generation: int, job: Job, recording: asyncio.Future[bool | None]
     ) -> None:
         await asyncio.wait([recording], timeout=_RECORD_EVERY * 5)
-        if recording.done() and not recording.exception() and recording.result() is None:
-            return  # another call has it
+        if recording.done():
+            if recording.exception() or recording.result() is None:
+                return  # It is canceled, or another call has it.
+            if not recording.result():
+                await abandon(self.client, job)
+                return
         recording.cancel()
         remember(job, self.ticket, generation)
         await abandon(self.client, job, interrupted=True)

@@ -17,6 +17,7 @@ from prefect_replicate.api.client import Client, Downloads, see_through
 from prefect_replicate.api.errors import JobCanceled, JobError
 from prefect_replicate.api.resources import Job, Prediction, Status
 from prefect_replicate.api.streaming import CUT, DONE, OUTPUT, Event, Stream, Unstreamable
+from prefect_replicate.jobs.engine import terminated
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.watch import Patience, Watch, abandon, outcome, write_end
 
@@ -169,7 +170,7 @@ class TextStream:
     async def _unwanted(self) -> None:
         if self._watch.job.done:
             return
-        left = await abandon(self._watch.client, self._watch.job)
+        left = await abandon(self._watch.client, self._watch.job, interrupted=terminated())
         self._ended_badly = JobCanceled(f"Its reader stopped. {left.fate}.", left.job)
 
 

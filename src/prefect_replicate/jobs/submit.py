@@ -237,8 +237,12 @@ class _Obtaining(Generic[J]):
         job = interruption.result
         if isinstance(job, Job):
             named = self._named(job, "created")
-            if await self.recorder.record(generation, job, named, proven=proven) is None:
+            counts = await self.recorder.record(generation, job, named, proven=proven)
+            if counts is None:
                 return  # another call has it
+            if not counts:
+                await abandon(self.client, job)
+                return
             remember(job, self.ticket, generation)
         await _unwanted(self.client, interruption)
 

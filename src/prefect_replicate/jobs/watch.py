@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+from uuid import UUID
 
 from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
@@ -34,7 +35,7 @@ from prefect_replicate.api.errors import (
 )
 from prefect_replicate.api.resources import Job, Status, Training
 from prefect_replicate.api.retries import transient
-from prefect_replicate.jobs.engine import engine
+from prefect_replicate.jobs.engine import engine, terminated
 from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
 from prefect_replicate.jobs.latest import forget
 from prefect_replicate.jobs.settled import settle
@@ -218,6 +219,9 @@ class Abandoned:
 async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Abandoned:
     """Cancel a job that nobody wants, and say what became of it. Never raises an API error.
 
+    A job of a flow run whose process was asked to end, and that is not being canceled itself, is
+    wanted: by the next attempt of the flow run, which finds it.
+
     Args:
         client: Who may cancel it.
         job: It.
@@ -225,6 +229,10 @@ async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Aba
             wants a job again.
     """
     what = f"{type(job).__name__} {job.id}"
+    if interrupted and await _left_behind():
+        fate = f"{what} is left running for the next attempt of its flow run"
+        run_logger().warning("The process was asked to end (SIGTERM). %s.", fate)
+        return Abandoned(job, fate)
     try:
         async with asyncio.timeout(CANCEL_WITHIN):
             job = await client.send(_cancel(job))
@@ -239,6 +247,28 @@ async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Aba
     fate = f"{what} {ended}; it is charged for the time that it ran"
     run_logger().info(fate)
     return Abandoned(job, fate)
+
+
+_asking: dict[UUID, asyncio.Future[bool]] = {}
+
+
+async def _left_behind() -> bool:
+    """Whether the call ends with its process, as on a drained node, while its flow run goes on.
+
+    Where Prefect does not answer it is taken to go on: the job ends by its own deadline.
+    """
+    run = flow_run_id() if terminated() else None
+    if run is None:
+        return False
+    # All calls of a flow run are interrupted at the same moment.
+    if run not in _asking:
+        _asking[run] = asyncio.ensure_future(_is_canceled(run))
+        _asking[run].add_done_callback(lambda _: _asking.pop(run))
+    return not await asyncio.shield(_asking[run])
+
+
+async def _is_canceled(run: UUID) -> bool:
+    return bool(await _answered(being_canceled(run), "the flow run's state"))
 
 
 _PAID = frozenset({Status.SUCCEEDED, Status.FAILED})
