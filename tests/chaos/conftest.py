@@ -19,10 +19,42 @@ from prefect_replicate.local import Received
 MARGINS = {"SEND": "1", "ANSWER": "2", "ACCEPT": "0", "LIST": "0", "LOOK": "0.3"}
 QUARANTINE = 3.0
 counts: dict[tuple[str, str, str], str] = {}
+_stops: list[tuple[str, str, str, float | None, int]] = []
+
+
+def tell_stop(way: str, what: str, creates: str, canceled_after: float | None, left: int) -> None:
+    """A row of the table of calls that were stopped.
+
+    Args:
+        way: How they were.
+        what: What waited.
+        creates: How many were sent, and for how many calls.
+        canceled_after: Seconds until no job ran any more, None where jobs are to run on.
+        left: Jobs that run on.
+    """
+    _stops.append((way, what, creates, canceled_after, left))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What became of every call that was cut: one create and one job each, or it is a failure."""
+    """What became of every call that was cut or stopped."""
+    _show_cut(terminalreporter)
+    _show_stopped(terminalreporter)
+
+
+def _show_stopped(terminalreporter: pytest.TerminalReporter) -> None:
+    """Of those that are canceled none is left running, and of those that are left all are."""
+    if not _stops:
+        return
+    terminalreporter.section("calls that were stopped: creates / canceled after / left running")
+    heads = ("creates", "canceled after", "left")
+    terminalreporter.write_line(f"{'':54}" + "".join(f"{head:>16}" for head in heads))
+    for way, what, creates, after, left in _stops:
+        seconds = "-" if after is None else f"{after:.1f} s"
+        terminalreporter.write_line(f"{way:34}{what:20}{creates:>16}{seconds:>16}{left:>16}")
+
+
+def _show_cut(terminalreporter: pytest.TerminalReporter) -> None:
+    """One create and one job each, or it is a failure."""
     if not counts:
         return
     terminalreporter.section("calls that were cut: creates / jobs of each")
