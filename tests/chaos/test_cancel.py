@@ -181,13 +181,17 @@ class Stopping:
         return [row for row in rows if row.endswith("-end")]
 
     def wait_until_ended(self, runs: list[FlowRun], state: str) -> None:
-        """Until all have ended so, and their tasks as crashed; of these the server hears by events."""
+        """Until all have ended so, and their tasks too; of those the server hears by events.
+
+        A task that has seen by itself that its flow run is being canceled has failed.
+        """
         ids = FlowRunFilter(id={"any_": [run.id for run in runs]})
         wanted = [state] * len(runs)
+        ended = {"CRASHED", "FAILED"} if state == "CANCELLED" else {"CRASHED"}
         flows, tasks = list[str](), list[str]()
         deadline = time.monotonic() + GRACE
         with get_client(sync_client=True) as client:
-            while flows != wanted or set(tasks) != {"CRASHED"}:
+            while flows != wanted or not tasks or not set(tasks) <= ended:
                 told = f"{flows} {tasks}\n{self.logged()}"
                 assert time.monotonic() < deadline, told
                 flows = [_state(run) for run in client.read_flow_runs(flow_run_filter=ids)]
@@ -250,8 +254,10 @@ def test_ctrl_c_in_a_script_cancels_its_jobs(stopping: Stopping, names: tuple[st
     stopping.tell("Ctrl-C in a script", makes, after)
     assert after.keys() == makes.keys(), stopping.logged()
     assert {name for name, status in ended.items() if status not in {1, -signal.SIGINT}} == set()
-    runs = [run for name, run in stopping.runs().items() if name in names]
-    stopping.wait_until_ended(runs, "CRASHED")
+    # Asyncio cancels a flow that calls a sync task once more, while Prefect says how it ended.
+    runs = [run for name, run in stopping.runs().items() if name in {*names} - {"sync-in-async"}]
+    if runs:
+        stopping.wait_until_ended(runs, "CRASHED")
 
 
 def test_a_cancel_in_the_ui_reaches_scripts_that_nobody_serves(stopping: Stopping) -> None:

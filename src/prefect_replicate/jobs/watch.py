@@ -253,22 +253,23 @@ _asking: dict[UUID, asyncio.Future[bool]] = {}
 
 
 async def _left_behind() -> bool:
-    """Whether the call ends with its process, as on a drained node, while its flow run goes on.
-
-    Where Prefect does not answer it is taken to go on: the job ends by its own deadline.
-    """
+    """Whether the call ends with its process, as on a drained node, while its flow run goes on."""
     run = flow_run_id() if terminated() else None
     if run is None:
         return False
     # All calls of a flow run are interrupted at the same moment.
     if run not in _asking:
-        _asking[run] = asyncio.ensure_future(_is_canceled(run))
+        _asking[run] = asyncio.ensure_future(left_behind_by(run))
         _asking[run].add_done_callback(lambda _: _asking.pop(run))
-    return not await asyncio.shield(_asking[run])
+    return await asyncio.shield(_asking[run])
 
 
-async def _is_canceled(run: UUID) -> bool:
-    return bool(await _answered(being_canceled(run), "the flow run's state"))
+async def left_behind_by(run: UUID) -> bool:
+    """Whether a flow run whose process was asked to end is not being canceled, and may come back.
+
+    Where Prefect does not answer it is taken to come back: the job ends by its own deadline.
+    """
+    return not await _answered(being_canceled(run), "the flow run's state")
 
 
 _PAID = frozenset({Status.SUCCEEDED, Status.FAILED})
