@@ -26,6 +26,7 @@ from prefect.states import Cancelling, Scheduled
 from tests.chaos.conftest import World, tell_stop
 
 T = TypeVar("T")
+pytestmark = pytest.mark.timeout(400)
 
 PROGRAM = Path(__file__).with_name("stopped.py")
 # How many jobs each flow makes.
