@@ -61,12 +61,12 @@ def test_a_call_that_looks_for_a_job_that_was_never_made_makes_none_when_it_is_c
     world: World,
 ) -> None:
     asks = Again(lambda: run_model(world.model, SLEEPY, credentials=world.credentials).output)
-    with world.replicate.fault("drop_before", method="POST", path="*predictions"):
-        with asking(asks) as asked:
-            until(world.lists)
-            cancel(asks)
-            with pytest.raises(JobCanceled, match=r"canceled before.*Nothing was submitted"):
-                asked.result(timeout=60)
+    cut = world.replicate.fault("drop_before", method="POST", path="*predictions")
+    with cut, asking(asks) as asked:
+        until(world.lists)
+        cancel(asks)
+        with pytest.raises(JobCanceled, match=r"canceled before.*Nothing was submitted"):
+            asked.result(timeout=60)
     assert len(world.creates()) == 1
     assert world.jobs() == []
 
@@ -85,12 +85,12 @@ def test_a_create_that_is_answered_after_its_call_was_canceled_is_canceled(world
 
 def test_a_call_that_waits_for_its_turn_is_not_sent_when_it_is_canceled(world: World) -> None:
     asks = Again(lambda: run_model(world.model, SLEEPY, credentials=world.credentials).output)
-    with world.replicate.fault("throttle", method="POST", path="*predictions", retry_after=2):
-        with asking(asks) as asked:
-            until(world.creates)
-            cancel(asks)
-            with pytest.raises(JobCanceled):
-                asked.result(timeout=60)
+    cut = world.replicate.fault("throttle", method="POST", path="*predictions", retry_after=2)
+    with cut, asking(asks) as asked:
+        until(world.creates)
+        cancel(asks)
+        with pytest.raises(JobCanceled):
+            asked.result(timeout=60)
     assert len(world.creates()) == 1
     assert world.jobs() == []
 
@@ -101,12 +101,12 @@ def test_who_runs_the_flow_again_after_a_cancel_in_doubt_gets_a_job(world: World
         return run_model(world.model, {"text": "hello"}, credentials=world.credentials).output
 
     asks = Again(ask)
-    with world.replicate.fault("drop_before", method="POST", path="*predictions"):
-        with asking(asks) as asked:
-            until(world.lists)
-            cancel(asks)
-            with pytest.raises(JobCanceled):
-                asked.result(timeout=60)
+    cut = world.replicate.fault("drop_before", method="POST", path="*predictions")
+    with cut, asking(asks) as asked:
+        until(world.lists)
+        cancel(asks)
+        with pytest.raises(JobCanceled):
+            asked.result(timeout=60)
     assert asks.again() == "hello"
     assert len(world.creates()) == 2
     sweep_jobs()
