@@ -18,7 +18,8 @@ from prefect_replicate.api.errors import (
 from prefect_replicate.api.resources import Prediction
 from prefect_replicate.api.retries import transient
 from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.targets import Place, Target, start
+from prefect_replicate.jobs.items import Items
+from prefect_replicate.jobs.targets import Target, start
 from prefect_replicate.jobs.watch import Patience, end_of, outcome
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ async def predict(
     input: Mapping[str, Any],
     waiting: Patience,
     hook: Callable[[], Hook | None] = lambda: None,
+    *,
+    items: Items,
 ) -> Prediction:
     """One prediction among many, tried again by itself.
 
@@ -47,11 +50,12 @@ async def predict(
         input: What it gets.
         waiting: For how long.
         hook: Makes the webhook of one job.
+        items: The batch that it is of.
 
     Raises:
         ReplicateError: It did not work out; `transient` tells whether it may later.
     """
-    place = Place()
+    place = items.item()
 
     async def once() -> Prediction:
         started = await start(client, target, input, waiting, hook(), place=place, shown=False)

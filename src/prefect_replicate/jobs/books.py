@@ -12,6 +12,7 @@ from prefect_replicate.jobs import ledger
 from prefect_replicate.jobs.flow_run import tagged
 from prefect_replicate.jobs.identity import KEY_LETTERS
 from prefect_replicate.jobs.ledger import Claim, Generation, Held
+from prefect_replicate.jobs.packs import packs_of
 from prefect_replicate.jobs.rows import Rows, RowStore, Written
 from prefect_replicate.jobs.settled import Ticket
 
@@ -60,8 +61,10 @@ class BookOfFlowRun:
 
     async def calls(self) -> list[Call]:
         """All of them."""
-        written = await self.rows.read_all(ledger.PREFIX, KEY_LETTERS)
-        return _calls_in(self.rows, written)
+        found = _calls_in(self.rows, await self.rows.read_all(ledger.PREFIX, KEY_LETTERS))
+        for pack in await packs_of(self.rows):
+            found += _calls_in(pack, await pack.read(ledger.PREFIX))
+        return found
 
     async def held(self) -> list[Held]:
         """As `Book` says."""
@@ -140,5 +143,10 @@ def _calls_in(store: RowStore, written: Mapping[str, Written]) -> list[Call]:
 
 
 async def _held(rows: Rows) -> list[Held]:
-    written = await rows.read_all(ledger.held(""), string.ascii_lowercase + string.digits)
-    return [ledger.parsed(Held, row, each.value) for row, each in written.items()]
+    prefix = ledger.held("")
+    direct = await rows.read_all(prefix, string.ascii_lowercase + string.digits)
+    written = list(direct.items())
+    for pack in await packs_of(rows):
+        written += (await pack.read(prefix)).items()
+    held = [ledger.parsed(Held, row, each.value) for row, each in written]
+    return [each for each in held if not each.guard]

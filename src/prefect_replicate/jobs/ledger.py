@@ -13,6 +13,9 @@ be none (a tombstone); the *end* says how it ended. What failed may be tried aga
 | `pr-KEY-g01-job` | the job of generation 1 |
 | `pr-KEY-g01-end` | how it ended |
 | `pr-held-ID` | the call that has the job of this id |
+| `pr-found-ID` | the call that looked for a job and found this one first |
+| `pr-log-LOG-00001` | the first of many such rows of calls in batches, together |
+| `pr-batch-LOG` | there is such a log |
 """
 
 from __future__ import annotations
@@ -149,10 +152,25 @@ class Held(_Row):
     Attributes:
         key: The call.
         id: The job.
+        guard: The call has found it, and keeps others from it until it is known whether one of
+            them made it. Only a row that is none says who has it.
     """
 
     key: str
     id: str
+    guard: bool = False
+
+
+class Entry(_Row):
+    """Rows of many calls that were written together, in a log.
+
+    Attributes:
+        nonce: Tells this writer's entry from another's.
+        rows: What each row says, by its name.
+    """
+
+    nonce: str
+    rows: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -224,8 +242,16 @@ def name(key: str, generation: int, what: Literal["c", "v", "job", "end"], numbe
 
 def held(job_id: str) -> str:
     """The name of the row that says which call has a job; ids are written as rows can be named."""
-    plain = re.sub(r"[^a-z0-9]", "", job_id.lower())
-    return f"{PREFIX}held-{plain}"
+    return f"{PREFIX}held-{_plain(job_id)}"
+
+
+def found(job_id: str) -> str:
+    """The name of the row that says which call looked for a job and found it first."""
+    return f"{PREFIX}found-{_plain(job_id)}"
+
+
+def _plain(job_id: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", job_id.lower())
 
 
 def prefix(key: str) -> str:

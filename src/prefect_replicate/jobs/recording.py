@@ -15,6 +15,8 @@ from prefect_replicate.jobs.announce import announce
 from prefect_replicate.jobs.clocks import boottime
 from prefect_replicate.jobs.flow_run import run_logger
 from prefect_replicate.jobs.ledger import Held, Named, Void
+from prefect_replicate.jobs.packs import stores_of
+from prefect_replicate.jobs.rows import RowStore
 from prefect_replicate.jobs.settled import Ticket, remember
 from prefect_replicate.jobs.watch import abandon
 
@@ -125,7 +127,7 @@ class Recorder:
         Raises:
             LedgerError: Whether it is recorded is not known.
         """
-        if not (proven or await self._hold(job)):
+        if not (proven or await self._hold(job, named.how)):
             self.others.add(job.id)
             return None
         row = ledger.name(self.ticket.key, generation, "job")
@@ -134,25 +136,39 @@ class Recorder:
         stored = await self.recorded(generation)
         return stored is not None and stored.id == job.id
 
-    async def _hold(self, job: Job) -> bool:
+    async def _hold(self, job: Job, how: str) -> bool:
         """Whether a job is this call's, where nothing in the job itself proves whose it is.
 
-        Calls that ask the same are exchangeable: one has the job, and the other looks further.
+        Calls that ask the same are exchangeable: one has the job, and the other looks further. Who
+        made it writes so where its own rows are. Of those who find it one goes on, and keeps its
+        maker, who may be about to write that anywhere, from having it too.
         """
-        row = ledger.held(job.id)
-        held = Held(key=self.ticket.key, id=job.id)
-        if await self.ticket.rows.write(row, held.model_dump_json()):
+        home, row = self.ticket.rows, ledger.held(job.id)
+        mine = Held(key=self.ticket.key, id=job.id)
+        if how != "created":
+            guard = mine.model_copy(update={"guard": True})
+            single, *packs = await stores_of(home)
+            if not await self._holds(single, ledger.found(job.id), guard):
+                return False
+            for store in (single, *packs):
+                if store is not home and not await self._holds(store, row, guard):
+                    return False
+        return await self._holds(home, row, mine)
+
+    async def _holds(self, store: RowStore, row: str, mine: Held) -> bool:
+        if await store.write(row, mine.model_dump_json()):
             return True
-        stored = await self.ticket.rows.get(row)
-        return stored is not None and ledger.parsed(Held, row, stored).key == self.ticket.key
+        stored = await store.get(row)
+        return stored is not None and ledger.parsed(Held, row, stored).key == mine.key
 
     async def leave_out_held(self) -> None:
         """Note which jobs other calls of the flow run have, if Prefect can give them at once."""
         with suppress(LedgerError):
-            for row, written in (await self.ticket.rows.read(ledger.held(""))).items():
-                held = ledger.parsed(Held, row, written.value)
-                if held.key != self.ticket.key:
-                    self.others.add(held.id)
+            for store in await stores_of(self.ticket.rows):
+                for row, written in (await store.read(ledger.held(""))).items():
+                    held = ledger.parsed(Held, row, written.value)
+                    if held.key != self.ticket.key and not held.guard:
+                        self.others.add(held.id)
 
 
 async def show(client: Client, job: J, *, shown: bool) -> J:

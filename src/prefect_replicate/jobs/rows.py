@@ -6,6 +6,7 @@ which makes writing one a claim that only one can win.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -66,13 +67,17 @@ class Rows:
 
     flow_run_id: UUID
 
-    async def read(self, prefix: str) -> dict[str, Written]:
+    async def read(self, prefix: str, without: Collection[str] = ()) -> dict[str, Written]:
         """All rows whose names begin so.
+
+        Args:
+            prefix: How they begin.
+            without: Names of rows that are known already.
 
         Raises:
             LedgerError: The server cannot be asked, or there are more than it gives.
         """
-        rows = await self._at_most(prefix)
+        rows = await self._at_most(prefix, without)
         if len(rows) >= MOST:
             raise self._too_many(prefix)
         return rows
@@ -132,11 +137,11 @@ class Rows:
         except httpx.HTTPError:
             return None
 
-    async def _at_most(self, prefix: str) -> dict[str, Written]:
+    async def _at_most(self, prefix: str, without: Collection[str] = ()) -> dict[str, Written]:
         client = await self._client("read")
         try:
             rows = await client.filter_flow_run_input(
-                self.flow_run_id, key_prefix=prefix, limit=MOST, exclude_keys=set()
+                self.flow_run_id, key_prefix=prefix, limit=MOST, exclude_keys=set(without)
             )
         except (httpx.HTTPError, ValueError) as error:  # the second for a proxy's page
             raise self._unreachable("read", error) from error

@@ -40,6 +40,7 @@ from prefect_replicate.jobs.ledger import (
     Unwanted,
 )
 from prefect_replicate.jobs.lost import Age, look, unknown
+from prefect_replicate.jobs.packs import Pack
 from prefect_replicate.jobs.recording import Recorder, show
 from prefect_replicate.jobs.settled import Ticket, remember, this_process
 from prefect_replicate.jobs.tending import look_later
@@ -287,7 +288,9 @@ class _Obtaining(Generic[J]):
                     raise _Taken
             self.claimed = (number, begun)
             # While it waited for its turn, somebody may have canceled the call, or made its job.
-            if begun - self.read_at > _READ_AGAIN and await self.recorder.recorded(generation):
+            # What a pack knew before the claim may be older still, and to ask it costs nothing.
+            late = begun - self.read_at > _READ_AGAIN or isinstance(self.ticket.rows, Pack)
+            if late and await self.recorder.recorded(generation):
                 await self.recorder.void(
                     generation, number, "not sent: the call has its job already"
                 )

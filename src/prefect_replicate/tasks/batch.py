@@ -11,6 +11,7 @@ from prefect_replicate.blocks.credentials import ReplicateCredentials, client_fo
 from prefect_replicate.blocks.webhook import ReplicateWebhook, hooks_for
 from prefect_replicate.jobs.announce import announce_batch
 from prefect_replicate.jobs.batch import all_of, predict, run_all
+from prefect_replicate.jobs.items import Items
 from prefect_replicate.jobs.targets import resolve
 from prefect_replicate.jobs.watch import Wait, patience
 from prefect_replicate.tasks.predictions import short
@@ -68,8 +69,9 @@ async def _run_batch(
     client, waiting = await client_for(credentials), patience(deadline, way)
     hook = await hooks_for(webhook, way)
     target = await resolve(client, ref, deployment)
+    items = Items()
     ended = await run_all(
-        inputs, lambda given: predict(client, target, given, waiting, hook), at_once
+        inputs, lambda given: predict(client, target, given, waiting, hook, items=items), at_once
     )
     await announce_batch(target.ref, ended)
     return all_of(ended, target.ref)

@@ -20,6 +20,7 @@ from prefect_replicate.api.retries import transient
 from prefect_replicate.blocks.credentials import ReplicateCredentials, client_for
 from prefect_replicate.jobs import batch
 from prefect_replicate.jobs.batch import predict, together
+from prefect_replicate.jobs.items import Items
 from prefect_replicate.jobs.targets import Target, resolve
 from prefect_replicate.jobs.watch import Patience, patience
 from prefect_replicate.outputs.store import reading
@@ -211,11 +212,11 @@ async def _evaluate_model(
         raise BadInputError(f"`at_once` is 1 or more, not {at_once}. Nothing was sent.")
     client = await client_for(credentials)
     target = await resolve(client, ref, None)
-    free = asyncio.Semaphore(at_once)
+    free, items = asyncio.Semaphore(at_once), Items()
 
     async def score(example: Example) -> Score:
         async with free:
-            prediction = await _predicted(client, target, example, waiting)
+            prediction = await _predicted(client, target, example, waiting, items)
         return Score(prediction_id=prediction.id, value=rating.rate(prediction, example))
 
     scores = await together(score(example) for example in chosen)
@@ -232,10 +233,10 @@ async def _evaluate_model(
 
 
 async def _predicted(
-    client: Client, target: Target[Prediction], example: Example, waiting: Patience
+    client: Client, target: Target[Prediction], example: Example, waiting: Patience, items: Items
 ) -> Prediction:
     try:
-        return await predict(client, target, example.input, waiting)
+        return await predict(client, target, example.input, waiting, items=items)
     except ReplicateError as error:
         if not transient(error):
             raise
