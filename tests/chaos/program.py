@@ -11,7 +11,9 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 
 from prefect_replicate import ReplicateCredentials, run_batch, run_model, train_model
+from prefect_replicate.jobs.packs import Pack
 from prefect_replicate.jobs.rows import Rows
 from prefect_replicate.jobs.watch import Watch
 
@@ -33,7 +36,7 @@ POSTED = "during the create"
 _call: ContextVar[str] = ContextVar("_call", default="")
 _cut: set[str] = set()
 _ended: dict[str, int] = {}
-_write, _turn = Rows.write, Watch.turn
+_turn = Watch.turn
 _all_cut = threading.Event()
 
 
@@ -66,8 +69,17 @@ async def at(point: str) -> None:
     raise CutHereError(name)
 
 
-async def _writing(self: Rows, name: str, value: str) -> bool:
-    row, call = name, _call.get()
+def _cut_writes_of(kind: type[Rows] | type[Pack]) -> None:
+    write: Any = kind.write
+
+    async def writing(self: Any, name: str, value: str) -> bool:
+        return await _writing(partial(write, self, name, value), name)
+
+    kind.write = writing  # type: ignore[method-assign]  # cuts it
+
+
+async def _writing(write: Callable[[], Awaitable[bool]], row: str) -> bool:
+    call = _call.get()
     first = row.endswith("-g01-c01")
     if first:
         await at("before the claim")
@@ -75,7 +87,7 @@ async def _writing(self: Rows, name: str, value: str) -> bool:
         await at("before the record")
     if row.endswith("-end"):
         await at("before the end is written")
-    new = await _write(self, row, value)
+    new = await write()
     if first:
         await at("after the claim")
     if row.endswith("-job"):
@@ -91,7 +103,8 @@ async def _turning(self: Watch) -> None:
 
 
 # The only places where a call can be cut from inside.
-Rows.write = _writing  # type: ignore[method-assign]
+_cut_writes_of(Rows)
+_cut_writes_of(Pack)
 Watch.turn = _turning  # type: ignore[method-assign]
 
 

@@ -148,6 +148,10 @@ class Pack:
             if self._next == 1:
                 # Before any entry, so that whoever sees a job finds the log that says whose it is.
                 await self.rows.write(f"{_INDEX}{self.key}", json.dumps({"v": FORMAT}))
+            # Taken before, so that a row that is written here never seems older by a second.
+            asked = timedelta(seconds=boottime())
+            now = await self.rows.now()
+            self._told = now - asked if now else None
             self._is_loaded = True
 
     async def _write(self) -> None:
@@ -190,14 +194,6 @@ class Pack:
         for row in rows:
             row.tell(new=True)
 
-    async def _moment(self) -> datetime | None:
-        """About now, by the clock that rows have theirs from, and never a second too early."""
-        if self._told is None:
-            asked = boottime()
-            now = await self.rows.now()
-            self._told = now - timedelta(seconds=asked) if now else None
-        return self._told + timedelta(seconds=boottime()) if self._told else None
-
     def _unknown(self, rows: Iterable[_Waiting]) -> list[_Waiting]:
         """Those of which none is written yet; the others are told."""
         unknown: list[_Waiting] = []
@@ -213,7 +209,8 @@ class Pack:
         position = self._next
         self._is_current = False
         if await self.rows.write(self._name(position), entry.model_dump_json()):
-            self._fold(entry, await self._moment())
+            told = self._told
+            self._fold(entry, told + timedelta(seconds=boottime()) if told else None)
             self._is_current = True
             return True
         # It may be one's own, whose answer was lost.
