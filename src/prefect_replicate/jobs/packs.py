@@ -285,10 +285,12 @@ async def packs_of(rows: Rows) -> list[Pack]:
 
 
 async def stores_of(rows: RowStore) -> list[RowStore]:
-    """Everything in which rows of the same flow run are, with all that is in it by now.
+    """Everything in which rows of the same flow run are: single ones first, then all logs.
 
     Raises:
         LedgerError: As `packs_of`.
     """
-    single = rows.rows if isinstance(rows, Pack) else rows
-    return [single, *(await packs_of(single) if isinstance(single, Rows) else [])]
+    if isinstance(rows, Pack):
+        packs = await packs_of(rows.rows)
+        return [rows.rows, *(rows if pack.key == rows.key else pack for pack in packs)]
+    return [rows, *(await packs_of(rows) if isinstance(rows, Rows) else [])]
