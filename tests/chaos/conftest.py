@@ -93,11 +93,14 @@ class Again:
     def rows(self) -> dict[str, str]:
         """What is written about it in the ledger, by name."""
         assert self.id is not None
-        with get_client(sync_client=True) as client:
-            rows = client.filter_flow_run_input(
-                self.id, key_prefix="pr-", limit=200, exclude_keys=set()
-            )
-        return {row.key: row.value for row in rows}
+        return rows_of(self.id)
+
+
+def rows_of(run: UUID) -> dict[str, str]:
+    """What is written about a flow run in the ledger, by name."""
+    with get_client(sync_client=True) as client:
+        rows = client.filter_flow_run_input(run, key_prefix="pr-", limit=200, exclude_keys=set())
+    return {row.key: row.value for row in rows}
 
 
 class World:
