@@ -59,10 +59,10 @@ def _show_cut(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("calls that were cut: creates / jobs of each")
     kinds = sorted({kind for _, kind, _ in counts})
-    terminalreporter.write_line(f"{'':46}" + "".join(f"{kind:>14}" for kind in kinds))
+    terminalreporter.write_line(f"{'':49}" + "".join(f"{kind:>14}" for kind in kinds))
     for way, point in dict.fromkeys((way, point) for way, _, point in counts):
         cells = "".join(f"{counts.get((way, kind, point), '-'):>14}" for kind in kinds)
-        terminalreporter.write_line(f"{way:17}{point:27}{cells}")
+        terminalreporter.write_line(f"{way:20}{point:27}{cells}")
 
 
 class Again:

@@ -100,7 +100,8 @@ async def at(point: str) -> None:
 def stop(where: list[str]) -> None:
     """Stop this process, until somebody lets it go on."""
     say("AT", where)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # To this very thread: one that is sent to the process may reach it a little later.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def what(row: str) -> str:

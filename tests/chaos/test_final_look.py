@@ -1,6 +1,8 @@
 """Duplicates that nobody is left to cancel: the sweep looks for them, and cancels them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +61,17 @@ def test_what_replicate_takes_or_lists_later_than_every_margin_is_canceled(
     else:
         world.replicate.behave(list_lag=margin)
     asked_for = Again(
-        lambda: run_model(
-            world.model, {"text": "late", "do": "sleep", "number": 2}, credentials=world.credentials
-        )
+        lambda: run_model(world.model, {"text": "late"}, credentials=world.credentials)
     )
     with (
         world.replicate.fault(**lost, method="POST", path="/predictions"),
-        world.replicate.fault("cold_boot", model="local/*", seconds=15),
+        world.replicate.fault("cold_boot", model="local/*", seconds=12, times=None),
+        ThreadPoolExecutor() as pool,
     ):
-        made = asked_for.first()
+        making = pool.submit(copy_context().run, asked_for.first)
         until(lambda: len(world.jobs()) == 2, lambda: str(world.jobs()))
         sweep(world)
+        made = making.result()
     assert len(world.creates()) == 2
     assert alive(world) == {made.id}
     assert asked_for.id is not None

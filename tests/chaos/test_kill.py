@@ -84,6 +84,18 @@ def bases(
 def test_a_call_that_is_cut_anywhere_has_one_job_and_its_output(
     world: World, bases: list[str], tmp_path: Path, way: str, calls: dict[str, str]
 ) -> None:
+    cut_and_asked_again(world, bases, tmp_path, way, calls)
+
+
+def cut_and_asked_again(
+    world: World,
+    bases: list[str],
+    tmp_path: Path,
+    way: str,
+    calls: dict[str, str],
+    where: str = "",
+) -> None:
+    """Cut calls, ask them again in some way, and see what there is of each."""
     for name in calls:
         kind, _, number = name.partition(" ")
         if kind == "training":
@@ -95,7 +107,7 @@ def test_a_call_that_is_cut_anywhere_has_one_job_and_its_output(
     for name, point in calls.items():
         items = _items(name)
         told = f"{max(asked_for[item] for item in items)} / {max(jobs[item] for item in items)}"
-        counts[way, name.partition(" ")[0], point] = told
+        counts[f"{where} {way}".strip(), name.partition(" ")[0], point] = told
     expected = dict.fromkeys([item for name in calls for item in _items(name)], 1)
     assert asked_for == expected
     assert jobs == expected

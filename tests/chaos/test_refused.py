@@ -183,14 +183,15 @@ def prefect_url() -> str:
     return str(get_current_settings().api.url).removesuffix("/api")
 
 
-def behind(world: World, url: str) -> Again:
+def behind(world: World, url: str, credentials: ReplicateCredentials | None = None) -> Again:
     """A call whose ledger is reached through another server, though its run is not; once."""
     urls = [url]
 
     def ask() -> Any:
         ledger = {PREFECT_API_URL: f"{urls.pop()}/api"} if urls else {}
         with temporary_settings(ledger):
-            return run_model.fn(world.model, {"text": "ledger"}, credentials=world.credentials)
+            paid = credentials or world.credentials
+            return run_model.fn(world.model, {"text": "ledger"}, credentials=paid)
 
     return Again(ask)
 
