@@ -153,7 +153,7 @@ def _text_of(name: str, item: str) -> str:
 
 def _saved_whole(folder: Path) -> str:
     """What is kept in a folder, beside a description; all of it is as its manifest says."""
-    contents = {}
+    contents: dict[str, bytes] = {}
     for file in json.loads((folder / "manifest.json").read_text())["files"]:
         content = contents[file["name"]] = (folder / file["name"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file["size"], file["sha256"])

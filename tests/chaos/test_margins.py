@@ -208,7 +208,7 @@ def test_lost_answers_have_one_job_however_replicate_behaves_and_whatever_the_cl
 
     def ask() -> list[Any]:
         given = {"training_data": DATA}
-        asked = [
+        asked: list[Any] = [
             run_model.submit(world.model, {"text": "taken"}, credentials=paid),
             run_model.submit(
                 input={"text": "not"}, deployment="local/chaos", credentials=paid, webhook=hook

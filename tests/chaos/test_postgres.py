@@ -55,7 +55,7 @@ def postgres(unused_tcp_port_factory: Any) -> Iterator[str]:
     other = _somebody_else(folder)
     data = folder / "data"
     try:
-        initdb = [programs[-1], "-D", data, "-U", USER, "--auth=trust", "--no-sync"]
+        initdb: list[Any] = [programs[-1], "-D", data, "-U", USER, "--auth=trust", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **other)
         command = [programs[-1].with_name("postgres"), "-D", data, "-p", str(port)]
         for setting in ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"):
