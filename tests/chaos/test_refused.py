@@ -152,12 +152,19 @@ def test_a_row_that_is_stored_and_answered_with_an_error_is_still_ones_own(
         struck.append(row)
         return JSONResponse({"detail": "away"}, 503, {"Retry-After": "0"})
 
-    with Proxy(prefect_url(), after=lost).running() as url:
-        made = behind(world, url).first()
+    with (
+        # A job that has ended could not be canceled any more.
+        world.replicate.fault("cold_boot", model="local/*", seconds=3),
+        Proxy(prefect_url(), after=lost).running() as url,
+    ):
+        asked = behind(world, url)
+        made = asked.first()
     assert struck == [row]
     assert made.output == "ledger"
     assert made.status == "succeeded"
+    assert world.lists() == 0
     assert len(world.creates()) == 1
+    assert kinds(asked) == ["g01-c01", "g01-end", "g01-job"]
     assert [job["status"] for job in world.jobs()] == ["succeeded"]
 
 
