@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from prefect_replicate import JobFateUnknown, LedgerError, ReplicateCredentials, run_model
 from tests.chaos.conftest import Again, World
 from tests.chaos.proxy import Proxy
+from tests.chaos.running import until
 from tests.chaos.test_lost import CREATE
 
 MANY = 250
@@ -103,8 +104,8 @@ def test_a_job_whose_data_are_gone_may_be_it_and_is_neither_taken_over_nor_made_
     world: World,
 ) -> None:
     with world.replicate.behaving(retention=0.2), unknown(world) as (lists, asked):
-        while not (jobs := world.jobs())[0]["data_removed"]:
-            pass
+        until(lambda: bool(world.jobs()[0]["data_removed"]), lambda: str(world.jobs()))
+        jobs = world.jobs()
         lists.refused = None
         with pytest.raises(JobFateUnknown) as caught:
             asked.again()
