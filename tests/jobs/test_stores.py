@@ -30,20 +30,23 @@ from prefect_replicate import (
 from prefect_replicate.jobs import targets
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.stores import Stored
+from tests.tasks.conftest import jobs
 
 T = TypeVar("T")
 CREATE = {"method": "POST", "path": "/predictions"}
 PROGRAM = """
-import os, shelve, sys
+import os, shelve, sys, time
 from pathlib import Path
 import fsspec
-from prefect_replicate import run_model
+from prefect_replicate import create_prediction
 
-place, text = sys.argv[1:]
+place, text, made = sys.argv[1:]
 store = shelve.open(place) if place.endswith("shelf") else fsspec.get_mapper(place, create=True)
-made = run_model(os.environ["MODEL"], {"do": "sleep", "number": 4, "text": text},
-                 job_key=text, job_store=store)
-print("OUTPUT", made.output)
+job = create_prediction(os.environ["MODEL"], {"do": "sleep", "number": 100, "text": text},
+                        job_key=text, job_store=store)
+Path(made).write_text(job.id)
+if made.endswith("first"):
+    time.sleep(600)  # it is killed
 """
 
 
@@ -215,18 +218,18 @@ def environment(replicate: LocalReplicate, model: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.timeout(400)  # four processes, which import Prefect each
 def test_of_a_process_that_is_killed_the_next_one_has_the_job(
     prefect_server: None, replicate: LocalReplicate, tiny_model: str, tmp_path: Path
 ) -> None:
     replicate.reset()
     replicate.clear_requests()
-    calls = {"one": f"{tmp_path}/shelf", "other": f"file://{tmp_path}/folder"}
+    places = {"one": f"{tmp_path}/shelf", "other": f"file://{tmp_path}/folder"}
 
-    def start(text: str) -> "subprocess.Popen[str]":
+    def start(text: str, which: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, calls[text], text],
+            [sys.executable, "-c", PROGRAM, places[text], text, str(tmp_path / f"{text} {which}")],
             env=environment(replicate, tiny_model),
-            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -236,23 +239,21 @@ def test_of_a_process_that_is_killed_the_next_one_has_the_job(
         bodies = (each.body for each in replicate.requests(**CREATE) if each.body)
         return {json.loads(body)["input"]["text"] for body in bodies}
 
-    def polled() -> bool:
-        return any(each.path.startswith("/v1/predictions/") for each in replicate.requests("GET"))
-
-    # Whichever comes first is killed in the midst of its create, and the other while it waits.
-    with replicate.fault("slow", seconds=20, **CREATE):
-        first = [start(text) for text in calls]
-        until = time.monotonic() + 100
-        while posted() != calls.keys() or not polled():
+    # Whichever comes first is killed in the midst of its create, and the other after it.
+    with replicate.fault("slow", seconds=60, **CREATE):
+        first = [start(text, "first") for text in places]
+        until = time.monotonic() + 200
+        while posted() != places.keys() or not any(tmp_path.glob("* first")):
             assert time.monotonic() < until
             time.sleep(0.02)
         for running in first:
-            assert running.poll() is None, running.communicate()
             running.send_signal(signal.SIGKILL)
             running.communicate()
-    again = {text: start(text) for text in calls}
-    told = {text: one.communicate(timeout=120) for text, one in again.items()}
-    assert {text: out.strip() for text, (out, _) in told.items()} == {
-        text: f"OUTPUT {text}" for text in calls
-    }, told
+    again = [start(text, "again") for text in places]
+    told = [running.communicate(timeout=150)[1] for running in again]
+    found = {text: tmp_path / f"{text} again" for text in places}
+    assert all(path.exists() for path in found.values()), told
+    listed = {job["input"]["text"]: job["id"] for job in jobs(replicate)}
+    assert {text: path.read_text() for text, path in found.items()} == listed
     assert len(replicate.requests(**CREATE)) == 2
+    replicate.reset()

@@ -9,17 +9,18 @@ from prefect_replicate.api import calls
 from prefect_replicate.api.calls import Call
 from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import BadInputError, JobKeyError, NotFoundError, ReplicateError
-from prefect_replicate.api.resources import Job
+from prefect_replicate.api.resources import Job, Prediction, Training
 from prefect_replicate.jobs.ledger import Generation
 from prefect_replicate.jobs.settled import Ticket
+from prefect_replicate.jobs.watch import reading
 
 ADOPTED = "adopted by hand"
 
 
-def reading(job_id: str, *, trains: bool) -> Call[Any]:
-    """The call that reads a training or a prediction."""
-    get: Callable[[str], Call[Any]] = calls.trainings_get if trains else calls.predictions_get
-    return get(job_id)
+def reading_id(job_id: str, *, trains: bool) -> Call[Any]:
+    """The call that reads a training or a prediction of which only the id is known."""
+    kind = Training if trains else Prediction
+    return reading(kind(id=job_id, status="unknown"))
 
 
 async def offered(
@@ -39,7 +40,7 @@ async def offered(
     """
     what = "training" if trains else "prediction"
     try:
-        job: Job = await client.send(reading(job_id, trains=trains))
+        job: Job = await client.send(reading_id(job_id, trains=trains))
     except NotFoundError as error:
         raise NotFoundError(
             f"There is no {what} {job_id!r} to adopt, or these credentials cannot see it. Nothing "
@@ -102,7 +103,7 @@ async def _status(client: Client, written: Generation, *, trains: bool) -> str:
     if written.end:
         return f"'{written.end.status}'"
     try:
-        job: Job = await client.send(reading(str(written.job and written.job.id), trains=trains))
+        job: Job = await client.send(reading_id(str(written.job and written.job.id), trains=trains))
     except ReplicateError as error:
         return f"of unknown status ({error})"
     return f"'{job.status}'"

@@ -196,7 +196,7 @@ class _Obtaining(Generic[J]):
     async def _rejoin(
         self, generation: int, job_id: str, end: End | None, written: Generation
     ) -> J:
-        job: J = await self.client.send(by_hand.reading(job_id, trains=self.request.trains))
+        job: J = await self.client.send(by_hand.reading_id(job_id, trains=self.request.trains))
         run_logger().info("This call has its job already, %s: %s", job.status, job.id)
         if job.data_removed and end and end.kept:
             job = job.model_copy(update={"output": end.output, "data_removed": False})

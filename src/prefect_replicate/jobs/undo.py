@@ -19,11 +19,10 @@ from prefect.transactions import AsyncTransaction, BaseTransaction, get_transact
 
 from prefect_replicate.api.client import Client
 from prefect_replicate.api.errors import ReplicateError
-from prefect_replicate.api.resources import Job, Training
-from prefect_replicate.jobs.by_hand import reading
+from prefect_replicate.api.resources import Job
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import run_logger
-from prefect_replicate.jobs.watch import abandon, write_end
+from prefect_replicate.jobs.watch import abandon, reading, write_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class _Undo:
         job, kind = self.job, type(self.job).__name__
         run_logger().info("The transaction is rolled back: canceling %s %s", kind, job.id)
         try:
-            job = await self.client.send(reading(job.id, trains=isinstance(job, Training)))
+            job = await self.client.send(reading(job))
         except ReplicateError as error:
             run_logger().warning("%s %s could not be read: %s", kind, job.id, error)
         if job.done:
