@@ -113,6 +113,17 @@ def test_a_flow_run_of_a_deployment_that_is_run_again_by_itself_is_wanted(family
     assert unwanted(inner)
 
 
+def test_a_flow_run_in_its_callers_process_is_canceled_with_it_though_it_began_again(
+    family: Family,
+) -> None:
+    caller = family.run()
+    run = family.run(caller)
+    family.to(run, Failed())
+    family.to(caller, Cancelling())
+    family.to(run, Scheduled(), Running())
+    assert unwanted(run)
+
+
 def test_a_flow_run_that_is_gone_wants_nothing_and_one_whose_caller_is_gone_goes_on(
     family: Family,
 ) -> None:
