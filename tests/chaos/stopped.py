@@ -122,17 +122,17 @@ def nested_tasks() -> None:
 
 @flow(name="timeout")
 def timed_out() -> None:
-    run_model.with_options(timeout_seconds=2)(MODEL, asks("timeout"))
+    run_model.with_options(timeout_seconds=8)(MODEL, asks("timeout"))
 
 
 @flow(name="timeout-async")
 async def timed_out_async() -> None:
-    await arun_model.with_options(timeout_seconds=2)(MODEL, asks("timeout-async"))
+    await arun_model.with_options(timeout_seconds=8)(MODEL, asks("timeout-async"))
 
 
 @flow(name="timeout-submitted")
 def timed_out_submitted() -> None:
-    run_model.with_options(timeout_seconds=2).submit(MODEL, asks("timeout-submitted")).result()
+    run_model.with_options(timeout_seconds=8).submit(MODEL, asks("timeout-submitted")).result()
 
 
 @flow(name="deadline")

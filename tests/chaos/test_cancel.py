@@ -184,11 +184,12 @@ class Stopping:
     def wait_until_ended(self, runs: list[FlowRun], state: str) -> None:
         """Until all have ended so, and their tasks too; of those the server hears by events.
 
-        A task that has seen by itself that its flow run is being canceled has failed.
+        A task that has seen by itself that its flow run is being canceled has failed, and that of a
+        subflow ends as the subflow does.
         """
         ids = FlowRunFilter(id={"any_": [run.id for run in runs]})
         wanted = [state] * len(runs)
-        ended = {"CRASHED", "FAILED"} if state == "CANCELLED" else {"CRASHED"}
+        ended = {"CRASHED"} | ({"FAILED", "CANCELLED"} if state == "CANCELLED" else set())
         flows, tasks = list[str](), list[str]()
         deadline = time.monotonic() + GRACE
         with get_client(sync_client=True) as client:
@@ -262,15 +263,15 @@ def test_ctrl_c_in_a_script_cancels_its_jobs(stopping: Stopping, names: tuple[st
 
 
 def test_a_cancel_in_the_ui_reaches_scripts_that_nobody_serves(stopping: Stopping) -> None:
-    makes = {name: MAKES[name] for name in UNSERVED} | dict.fromkeys(BY_THEMSELVES, 1)
-    with stopping.running(*makes) as program:
+    makes = {name: MAKES[name] for name in UNSERVED}
+    with stopping.running(*UNSERVED, *BY_THEMSELVES) as program:
         stopping.wait_until_all_wait(makes)
         stopping.cancel([stopping.runs()[name] for name in UNSERVED])
-        after = stopping.canceled(tuple(makes))
+        after = stopping.canceled((*UNSERVED, *BY_THEMSELVES))
         program.communicate(timeout=LONG)
-    stopping.tell("UI cancel of a script", {name: makes[name] for name in UNSERVED}, after)
+    stopping.tell("UI cancel of a script", makes, after)
     stopping.tell("by itself", dict.fromkeys(BY_THEMSELVES, 1), stopping.lives())
-    assert after.keys() == makes.keys(), stopping.logged()
+    assert after.keys() == {*UNSERVED, *BY_THEMSELVES}, stopping.logged()
 
 
 def test_a_drained_node_leaves_its_jobs_to_the_retry_and_a_cancel_in_the_ui_takes_them(

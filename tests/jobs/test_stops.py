@@ -34,13 +34,22 @@ async def soon():
     say("done")
 
 """
+# The main thread waits for the others while it handles the interruption, as Prefect's does.
 IN_A_THREAD = """
-with ThreadPoolExecutor() as threads:
-    threads.submit(engine().run, work)
+threads = ThreadPoolExecutor()
+waiting = threads.submit(engine().run, work)
+try:
+    time.sleep(60)
+finally:
+    waiting.exception()
 """
 IN_A_LOOP_IN_A_THREAD = """
-with ThreadPoolExecutor() as threads:
-    threads.submit(asyncio.run, engine().arun(work))
+threads = ThreadPoolExecutor()
+waiting = threads.submit(asyncio.run, engine().arun(work))
+try:
+    time.sleep(60)
+finally:
+    waiting.exception()
 """
 UNDER_ASYNCIO = """
 async def main():
