@@ -33,8 +33,9 @@ _INDEX = f"{PREFIX}batch-"
 _DIGITS = 5
 # What is read at once has one beginning: at first a hundred entries, later ten.
 _AT_FIRST, _LATER = 2, 1
-# Seconds for which a first row waits for others, where the last entry held more than one.
-_LINGER = 0.02
+# Seconds for which a first row waits for others, where the last entry held more than one: as long
+# as that was on its way, so that a slow server is asked less, and another writer has its turn.
+_LINGER_LEAST, _LINGER_MOST = 0.02, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Pack:
         self._reading = asyncio.Lock()
         self._queue: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
-        self._crowded = False
+        self._linger = 0.0
         self._told: datetime | None = None
 
     async def read(self, prefix: str) -> dict[str, Written]:
@@ -157,14 +158,15 @@ class Pack:
     async def _write(self) -> None:
         """Write all that waits, as much as there is at once."""
         while self._queue:
-            await asyncio.sleep(_LINGER if self._crowded else 0)
-            rows = self._first()
-            self._crowded = len(rows) > 1
+            await asyncio.sleep(self._linger)
+            rows, began = self._first(), boottime()
             try:
                 await self._append(rows)
             except Exception as error:  # noqa: BLE001 - whatever it is, they wait for it
                 for row in rows:
                     row.fail(error)
+            took = min(max(boottime() - began, _LINGER_LEAST), _LINGER_MOST)
+            self._linger = took if len(rows) > 1 else 0.0
 
     def _first(self) -> list[_Waiting]:
         """Take from the queue what fits into one entry."""

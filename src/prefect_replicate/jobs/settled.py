@@ -89,8 +89,15 @@ async def settle(job: Job, *, retryable: bool) -> None:
         kept=small,
     )
     row = ledger.name(ticket.key, generation, "end")
+    writing = asyncio.ensure_future(_write(ticket, row, end, job))
+    # Nobody waits for longer, and it is written all the same if the server answers by and by.
+    await asyncio.wait([writing], timeout=_WITHIN)
+    if not writing.done():
+        run_logger().warning("The end of %s is not written down yet", job.id)
+
+
+async def _write(ticket: Ticket, row: str, end: End, job: Job) -> None:
     try:
-        async with asyncio.timeout(_WITHIN):
-            await ticket.rows.write(row, end.model_dump_json())
+        await ticket.rows.write(row, end.model_dump_json())
     except Exception as error:  # noqa: BLE001 - whatever Prefect's client raises, the job has ended
         run_logger().warning("The end of %s was not written down: %s", job.id, error)
