@@ -2,14 +2,25 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 from prefect import flow, task
 from prefect.runtime import flow_run, task_run
+from starlette.requests import Request
+from starlette.responses import Response
 
-from prefect_replicate import arun_model, run_batch, run_model
+from prefect_replicate import (
+    ReplicateCredentials,
+    arun_model,
+    run_batch,
+    run_model,
+    train_model,
+)
 from tests.chaos.conftest import Again, World
+from tests.chaos.proxy import Proxy
+from tests.chaos.test_lost import DATA
 
 
 def test_fifty_equal_calls_of_a_batch_have_fifty_jobs_and_the_same_when_run_again(
@@ -79,6 +90,38 @@ def test_two_flow_runs_that_ask_the_same_at_once_do_not_mix(world: World, lost: 
     assert len(world.creates()) == (2 if lost == "drop_after" else 3)
     assert [run.again().id for run in runs] == [made[0], made[1]]
     assert len(world.jobs()) == 2
+
+
+def test_of_two_equal_trainings_at_once_only_one_takes_over_what_one_of_them_made(
+    world: World,
+) -> None:
+    def slowly(request: Request, _: bytes) -> Response | None:
+        # Both have asked which jobs others have before either can take one.
+        if request.method == "GET" and request.url.path == "/v1/trainings":
+            time.sleep(0.6)
+        return None
+
+    training = {"method": "POST", "path": "/models/*/trainings"}
+    with (
+        Proxy(world.replicate.base_url, after=slowly).running() as url,
+        world.replicate.fault("drop_after", **training),
+        world.replicate.fault("drop_before", **training),
+    ):
+        token = world.credentials.api_token
+
+        def ask() -> set[str]:
+            paid = ReplicateCredentials(api_token=token, base_url=url)
+            given = {"training_data": DATA}
+            asked = [
+                train_model.submit(world.model, "local/trained", given, credentials=paid)
+                for _ in range(2)
+            ]
+            return {future.result().id for future in asked}
+
+        made = Again(ask).first()
+    assert made == {job["id"] for job in world.jobs("trainings")}
+    assert len(made) == 2
+    assert len(world.creates()) == 3
 
 
 @pytest.mark.parametrize("inner", [run_model, run_model.fn], ids=["as a task", "as a function"])
