@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -21,18 +21,24 @@ from prefect.states import Crashed
 
 from tests.chaos.conftest import World
 
+T = TypeVar("T")
+
 PROGRAM = Path(__file__).with_name("program.py")
 POSTED = "during the create"
 # Long enough for thirty calls at once on a slow machine.
 MARGINS = {"SEND": "3", "ANSWER": "7"}
 
 
-def until(condition: Callable[[], bool], told: Callable[[], str], within: float = 60.0) -> None:
-    """Wait for something; if it does not come, fail with what is told."""
+def until(look: Callable[[], T | None], told: Callable[[], str], within: float = 120.0) -> T:
+    """What a look gives once it gives something; if it never does, fail with what is told.
+
+    It takes long only where a busy machine has many processes to start.
+    """
     end = time.monotonic() + within
-    while not condition():
+    while not (found := look()):
         assert time.monotonic() < end, told()
         time.sleep(0.05)
+    return found
 
 
 @dataclass

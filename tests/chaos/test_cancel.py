@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Scheduled
 
 from tests.chaos.conftest import World, tell_stop
+from tests.chaos.running import until
 
 T = TypeVar("T")
 pytestmark = pytest.mark.timeout(400)
@@ -104,7 +105,7 @@ class Stopping:
 
         No job begins before, lest it end before, too: the model takes one at a time.
         """
-        until(lambda: self._asked(makes) == makes, self)
+        until(lambda: self._asked(makes) == makes, self.logged)
         self.world.api.post(f"/predictions/{self.first}/cancel").raise_for_status()
 
     def canceled(self, names: tuple[str, ...]) -> dict[str, float]:
@@ -153,7 +154,8 @@ class Stopping:
 
         with get_client(sync_client=True) as client:
             return [
-                client.create_flow_run_from_deployment(each) for each in until(all_served, self)
+                client.create_flow_run_from_deployment(each)
+                for each in until(all_served, self.logged)
             ]
 
     def cancel(self, runs: list[FlowRun]) -> None:
@@ -220,15 +222,6 @@ def _kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def until(condition: Callable[[], T], of: Stopping) -> T:
-    """What a condition gives once it gives something."""
-    deadline = time.monotonic() + LONG
-    while not (met := condition()):
-        assert time.monotonic() < deadline, f"it never came to that\n{of.logged()}"
-        time.sleep(0.1)
-    return met
 
 
 @pytest.fixture

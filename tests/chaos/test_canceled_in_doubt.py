@@ -1,8 +1,7 @@
 """A call is canceled while nobody knows what its create made: nothing runs, nothing comes."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from prefect.states import Cancelled
 
 from prefect_replicate import JobCanceled, cancel_remote_jobs, run_model, sweep_jobs
 from tests.chaos.conftest import Again, World
+from tests.chaos.running import until
 
 SLEEPY = {"do": "sleep", "number": 60}
 
@@ -46,13 +46,6 @@ def asking(asks: Again) -> Iterator[Future[Any]]:
         yield pool.submit(asks.first)
 
 
-def until(look: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.05)
-
-
 def statuses(world: World) -> list[str]:
     return [job["status"] for job in world.jobs()]
 
@@ -63,7 +56,7 @@ def test_a_call_that_looks_for_a_job_that_was_never_made_makes_none_when_it_is_c
     asks = Again(lambda: run_model(world.model, SLEEPY, credentials=world.credentials).output)
     cut = world.replicate.fault("drop_before", method="POST", path="*predictions")
     with cut, asking(asks) as asked:
-        until(world.lists)
+        until(world.lists, lambda: str(world.creates()))
         cancel(asks)
         with pytest.raises(JobCanceled, match=r"canceled before.*Nothing was submitted"):
             asked.result(timeout=60)
@@ -75,7 +68,7 @@ def test_a_create_that_is_answered_after_its_call_was_canceled_is_canceled(world
     asks = Again(lambda: run_model(world.model, SLEEPY, credentials=world.credentials).output)
     slow = world.replicate.fault("slow", seconds=1.5, method="POST", path="*predictions")
     with slow, asking(asks) as asked:
-        until(world.creates)
+        until(world.creates, lambda: str(asks.rows()))
         cancel(asks)
         with pytest.raises(JobCanceled):
             asked.result(timeout=60)
@@ -87,7 +80,7 @@ def test_a_call_that_waits_for_its_turn_is_not_sent_when_it_is_canceled(world: W
     asks = Again(lambda: run_model(world.model, SLEEPY, credentials=world.credentials).output)
     cut = world.replicate.fault("throttle", method="POST", path="*predictions", retry_after=2)
     with cut, asking(asks) as asked:
-        until(world.creates)
+        until(world.creates, lambda: str(asks.rows()))
         cancel(asks)
         with pytest.raises(JobCanceled):
             asked.result(timeout=60)
@@ -103,7 +96,7 @@ def test_who_runs_the_flow_again_after_a_cancel_in_doubt_gets_a_job(world: World
     asks = Again(ask)
     cut = world.replicate.fault("drop_before", method="POST", path="*predictions")
     with cut, asking(asks) as asked:
-        until(world.lists)
+        until(world.lists, lambda: str(world.creates()))
         cancel(asks)
         with pytest.raises(JobCanceled):
             asked.result(timeout=60)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from prefect.states import Cancelling
 
 from prefect_replicate import sweep_jobs
 from tests.chaos.conftest import World
+from tests.chaos.running import until
 
 T = TypeVar("T")
 
@@ -28,8 +29,11 @@ PROGRAM = Path(__file__).with_name("sleeping.py")
 class Served:
     """The flows of the program, served."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, log: Path) -> None:
+        self.world, self.log = world, log
+
+    def logged(self) -> str:
+        return self.log.read_text()
 
     def begin(self, name: str, text: str, **more: int) -> UUID:
         """Ask for a run, once the flow is served."""
@@ -42,7 +46,7 @@ class Served:
                 return run.id
             return None
 
-        return until(asked)
+        return until(asked, self.logged)
 
     def state(self, run: UUID) -> State[Any]:
         with get_client(sync_client=True) as client:
@@ -51,16 +55,7 @@ class Served:
         return state
 
     def wait_for(self, run: UUID, name: str) -> None:
-        until(lambda: self.state(run).name == name)
-
-
-def until(look: Callable[[], T | None], seconds: float = 120) -> T:
-    """What it gives at last."""
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.2)
-    return found
+        until(lambda: self.state(run).name == name, self.logged)
 
 
 @pytest.fixture
@@ -77,7 +72,7 @@ def served(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         (tmp_path / "log").open("w") as log,
         subprocess.Popen([sys.executable, PROGRAM], env=environment, stderr=log) as program,
     ):
-        yield Served(world)
+        yield Served(world, tmp_path / "log")
         program.kill()
 
 
