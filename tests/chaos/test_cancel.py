@@ -142,15 +142,15 @@ class Stopping:
         """The newest run of each flow."""
         with get_client(sync_client=True) as client:
             names = {each.id: each.name for each in client.read_flows()}
-            runs = client.read_flow_runs(limit=60, sort="START_TIME_ASC")  # type: ignore[arg-type]  # its name will do
-        return {names[run.flow_id]: run for run in runs}
+            runs = client.read_flow_runs(limit=60, sort="START_TIME_DESC")  # type: ignore[arg-type]  # its name will do
+        return {names[run.flow_id]: run for run in reversed(runs)}
 
     def triggered(self) -> list[FlowRun]:
         """Runs of all that is served."""
 
         def all_served() -> list[UUID]:
-            found = client.read_deployments()
-            return [each.id for each in found] if len(found) == len(SERVED) else []
+            found = [each.id for each in client.read_deployments() if each.name == "served"]
+            return found if len(found) == len(SERVED) else []
 
         with get_client(sync_client=True) as client:
             return [
