@@ -86,6 +86,11 @@ class ReplicateSettings(PrefectBaseSettings):
     ledger_list: float = Field(
         default=30.0, ge=0, description="Seconds until a new job is certainly in lists."
     )
+    ledger_late: float = Field(
+        default=600.0,
+        ge=0,
+        description="Seconds after all that for which a second job of a call is still looked for.",
+    )
     ledger_look: float = Field(
         default=3.0, gt=0, description="Seconds between looks for a job whose answer was lost."
     )

@@ -7,6 +7,7 @@ process. Called without, it serves those that can be served.
 import asyncio
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -18,6 +19,8 @@ from prefect.futures import wait
 from prefect_replicate import (
     ReplicateModel,
     arun_model,
+    create_prediction,
+    replicate_hooks,
     run_batch,
     run_model,
     stream_model,
@@ -145,7 +148,15 @@ def no_flow() -> None:
     ReplicateModel(reference=MODEL).run(asks("no-flow"))
 
 
-SERVED = (one_task, async_tasks, submitted, mapped, subflow)
+@flow(name="unwaited", **replicate_hooks)
+def unwaited() -> None:
+    """Nothing of ours waits: only the hook knows of the job when the flow run is canceled."""
+    begun("unwaited")
+    create_prediction(MODEL, asks("unwaited"))
+    time.sleep(SLEEP)
+
+
+SERVED = (one_task, async_tasks, submitted, mapped, subflow, unwaited)
 ALL: dict[str, Callable[[], Any]] = {
     each.name: each
     for each in (

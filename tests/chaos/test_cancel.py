@@ -21,8 +21,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.settings import get_current_settings
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelling, Crashed, Scheduled
 
+from prefect_replicate import sweep_jobs
 from tests.chaos.conftest import World, tell_stop
 from tests.chaos.running import until
 
@@ -44,8 +45,11 @@ MAKES = {
     "sync-in-async": 1,
     "nested": 1,
     "no-flow": 1,
+    "unwaited": 1,
 }
-SERVED = ("task", "async-tasks", "submitted", "mapped", "subflow")
+# Those that are killed.
+KILLED = ("task", "mapped", "batch", "subflow")
+SERVED = ("task", "async-tasks", "submitted", "mapped", "subflow", "unwaited")
 BY_THEMSELVES = ("timeout", "timeout-async", "timeout-submitted", "deadline")
 UNSERVED = ("task", "async-submitted", "submitted", "subflow")
 # Prefect kills a process that long after asking it to end; within it must have ended by itself.
@@ -292,6 +296,23 @@ def test_a_drained_node_leaves_its_jobs_to_the_retry_and_a_cancel_in_the_ui_take
         stopping.wait_until_ended(runs, "CANCELLED")
         runner.send_signal(signal.SIGINT)
         runner.communicate(timeout=LONG)
+
+
+def test_what_killed_processes_have_left_is_canceled_by_one_sweep(stopping: Stopping) -> None:
+    makes = {name: MAKES[name] for name in KILLED}
+    with stopping.running(*KILLED):
+        stopping.wait_until_all_wait(makes)
+        runs = [stopping.runs()[name] for name in KILLED]
+    assert all(set(stopping.statuses(name)) <= RUNS for name in KILLED)
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            client.set_flow_run_state(run.id, Crashed(), force=True)
+    begun = time.monotonic()
+    sweep_jobs(credentials=stopping.world.credentials, patience=0)
+    took = time.monotonic() - begun
+    after = dict.fromkeys(stopping.canceled(KILLED), took)
+    stopping.tell("killed, one sweep", makes, after)
+    assert after.keys() == makes.keys(), stopping.logged()
 
 
 def _ended(program: "subprocess.Popen[str]") -> dict[str, int]:

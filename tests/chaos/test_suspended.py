@@ -18,7 +18,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from prefect_replicate import sweep_jobs
-from tests.chaos.conftest import World
+from tests.chaos.conftest import World, tell_stop
 from tests.chaos.running import until
 
 T = TypeVar("T")
@@ -86,7 +86,9 @@ def test_a_suspended_flow_run_finds_its_job_or_loses_it_when_it_is_canceled(serv
         client.set_flow_run_state(canceled, Cancelling())
         client.resume_flow_run(fails)
     # Prefect runs no hook for a suspended run that is canceled: nobody is there but the sweep.
+    begun = time.monotonic()
     swept = {one.flow_run_id: one for one in sweep_jobs()}
+    tell_stop("suspended, one sweep", "naps", "1 for 1", time.monotonic() - begun, 0)
     (job,) = [job for job in world.jobs() if job["input"]["text"] == "canceled"]
     assert job["status"] == "canceled"
     assert swept[str(canceled)].canceled == [job["id"]]

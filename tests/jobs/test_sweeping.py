@@ -44,7 +44,7 @@ from prefect_replicate import (
 from prefect_replicate.jobs import ledger, orphans
 from prefect_replicate.jobs.ledger import Claim, Held, Margins, Named
 from prefect_replicate.jobs.sweeping import wanted_by
-from prefect_replicate.jobs.tending import LOOKED_FOR, Wanted
+from prefect_replicate.jobs.tending import Wanted
 from tests.chaos.conftest import Again
 from tests.conftest import ROOT
 
@@ -503,8 +503,24 @@ def test_a_flow_run_for_which_all_is_done_is_not_read_again(world: World) -> Non
     assert set(seen.tags) == {"replicate", "mine"}
 
 
-def test_late_jobs_are_looked_for_longer_than_any_margin() -> None:
-    assert LOOKED_FOR == 600
+def test_a_call_that_was_given_up_is_looked_for_until_no_job_can_come_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.run()
+    run.call(world.claim(webhook=_mailbox()))
+    run.end(Cancelled())
+    assert swept(run)
+
+    def done() -> bool:
+        sweep_jobs(patience=10**6)
+        with get_client(sync_client=True) as client:
+            return "replicate.swept" in client.read_flow_run(run.id).labels
+
+    assert not done()
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_REPLICATE_LEDGER_LATE", "0")
+    until = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < until
 
 
 def test_the_command_sweeps_once_and_ends(world: World) -> None:

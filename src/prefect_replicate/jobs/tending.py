@@ -31,12 +31,10 @@ from prefect_replicate.jobs.lost import look
 from prefect_replicate.jobs.rows import Rows
 from prefect_replicate.jobs.settled import Ticket, remember
 from prefect_replicate.jobs.watch import abandon, reading
-from prefect_replicate.settings import read_settings
+from prefect_replicate.settings import ReplicateSettings, read_settings
 
 # Finds who can see, and cancel, the job of a claim.
 Payer: TypeAlias = Callable[[Claim], Awaitable[Client]]
-# Seconds after the quarantine of a claim for which a late job of it is looked for.
-LOOKED_FOR = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +144,7 @@ async def _later(client: Client, ticket: Ticket, margins: Margins) -> None:
     async def payer(_: Claim) -> Client:
         return client
 
-    for pause in (margins.quarantine, LOOKED_FOR):
+    for pause in (margins.quarantine, read_settings().ledger_late):
         await asyncio.sleep(pause)
         tending = _Tending(BookOfCall(ticket), payer, Wanted())
         try:
@@ -167,6 +165,7 @@ class _Tending:
     attempts: tuple[str, ...] = ()
     only: Callable[[Claim], bool] = lambda _: True
     told: Tended = field(default_factory=Tended)
+    settings: ReplicateSettings = field(default_factory=read_settings)
 
     async def do(self) -> None:
         found = await self.book.calls()
@@ -238,10 +237,16 @@ class _Tending:
         jobs = [each.job for call in found for each in call.generations]
         known = {job.id for job in jobs if job and job.id} | {each.id for each in held}
         for stray in may_have:
-            self.told.finished &= stray.age > stray.claim.margins.quarantine + LOOKED_FOR
+            self.told.finished &= (
+                stray.age > stray.claim.margins.quarantine + read_settings().ledger_late
+            )
             client = await self._client(stray.claim, "A job that nobody knows of may run")
             if client is not None:
                 await self._look_for(client, stray, known)
+
+    def _until(self, claim: Claim) -> float:
+        """Seconds after a claim until which a job of it may still turn up."""
+        return claim.margins.quarantine + self.settings.ledger_late
 
     async def _let_go(self, call: Call, job_id: str) -> None:
         """Cancel a job that was kept for a call which has another one."""
@@ -259,7 +264,7 @@ class _Tending:
             await self._end(client, job, call.key, "A job was kept for a call that has another one")
 
     async def _look_for(self, client: Client, stray: Stray, known: set[str]) -> None:
-        proof = read_settings().ledger_orphans == "token"
+        proof = self.settings.ledger_orphans == "token"
         found = await look(client, stray.claim, stray.age, known, proof=proof)
         if found is None:
             self._trouble("A job that nobody knows of may run: the list of jobs could not be read")
@@ -280,8 +285,7 @@ class _Tending:
         Whoever made it has said so by now, if it is older than all margins.
         """
         age = (client.now() - (job.created_at or client.now())).total_seconds()
-        quarantine = stray.claim.margins.quarantine
-        if not quarantine < age or stray.age - age > quarantine + LOOKED_FOR:
+        if age <= stray.claim.margins.quarantine or stray.age - age > self._until(stray.claim):
             return False
         return not await self.book.is_held_elsewhere(job.id)
 
