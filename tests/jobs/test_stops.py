@@ -19,7 +19,11 @@ from prefect_replicate.jobs.engine import engine
 def say(what):
     print(what, flush=True)
 
+ready = threading.Event()  # the main thread is where the signal is meant to meet it
+
 async def work():
+    while not ready.is_set():
+        await asyncio.sleep(0.01)
     say("waiting")
     try:
         await asyncio.sleep(60)
@@ -39,6 +43,7 @@ IN_A_THREAD = """
 threads = ThreadPoolExecutor()
 waiting = threads.submit(engine().run, work)
 try:
+    ready.set()
     time.sleep(60)
 finally:
     waiting.exception()
@@ -47,25 +52,30 @@ IN_A_LOOP_IN_A_THREAD = """
 threads = ThreadPoolExecutor()
 waiting = threads.submit(asyncio.run, engine().arun(work))
 try:
+    ready.set()
     time.sleep(60)
 finally:
     waiting.exception()
 """
 UNDER_ASYNCIO = """
 async def main():
+    ready.set()
     engine().run(work)
 
 asyncio.run(main())
 """
 IN_A_DAEMON = """
 threading.Thread(target=engine().run, args=[work], daemon=True).start()
+ready.set()
 time.sleep(60)
 """
 MAIN = """
+ready.set()
 engine().run(work)
 """
 CLEANS_UP = """
 try:
+    ready.set()
     engine().run(work)
 except KeyboardInterrupt:
     with ThreadPoolExecutor() as threads:
@@ -95,11 +105,14 @@ def _interrupted(script: str, *, at: tuple[str, ...] = ("waiting",)) -> tuple[li
         text=True,
     ) as process:
         assert process.stdout
-        for line in process.stdout:
-            said.append(line.strip())
-            if said[-1] in at:
-                process.send_signal(signal.SIGINT)
-        return said, process.wait(60)
+        try:
+            for line in process.stdout:
+                said.append(line.strip())
+                if said[-1] in at:
+                    process.send_signal(signal.SIGINT)
+            return said, process.wait(60)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(
