@@ -20,6 +20,7 @@ from prefect_replicate import (
     ReplicateModel,
     arun_model,
     create_prediction,
+    get_prediction,
     replicate_hooks,
     run_batch,
     run_model,
@@ -152,7 +153,7 @@ def no_flow() -> None:
 def unwaited() -> None:
     """Nothing of ours waits: only the hook knows of the job when the flow run is canceled."""
     begun("unwaited")
-    create_prediction(MODEL, asks("unwaited"))
+    get_prediction(create_prediction(MODEL, asks("unwaited")))
     time.sleep(SLEEP)
 
 
