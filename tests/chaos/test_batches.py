@@ -6,12 +6,14 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
@@ -19,10 +21,12 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Scheduled
 
-from prefect_replicate import arun_batch, run_batch, run_model
-from prefect_replicate.api.client import Client
+from prefect_replicate import BatchError, arun_batch, run_batch, run_model
+from prefect_replicate.api.client import Client, api_url
 from prefect_replicate.api.resources import Prediction
+from prefect_replicate.jobs import ledger
 from prefect_replicate.jobs.engine import engine
+from prefect_replicate.jobs.identity import fingerprint, key_of
 from prefect_replicate.jobs.ledger import Named
 from prefect_replicate.jobs.packs import Pack
 from prefect_replicate.jobs.recording import Recorder
@@ -143,6 +147,40 @@ def test_a_batch_that_is_killed_anywhere_has_one_job_for_each_input(
     bodies = [each.body for each in world.creates() if each.body]
     assert Counter(json.loads(body)["input"]["text"] for body in bodies) == expected, told
     assert Counter(job["input"]["text"] for job in world.jobs()) == expected, told
+
+
+def test_what_another_process_cancels_before_its_turn_is_not_sent(world: World) -> None:
+    given: list[dict[str, Any]] = [{"do": "sleep", "number": 4}, {"text": "canceled"}]
+    asked = Again(lambda: run_batch(world.model, given, at_once=1, credentials=world.credentials))
+    errors: list[BatchError] = []
+
+    def go() -> None:
+        with pytest.raises(BatchError) as caught:
+            asked.first()
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    while not world.jobs():
+        assert thread.is_alive()
+        time.sleep(0.02)
+    assert asked.id
+    rows, api = Rows(asked.id), api_url(world.replicate.base_url)
+    print_ = fingerprint(api, f"batch of {world.model}", given[1], lambda _: None)
+    with get_client(sync_client=True) as client:
+        attempt = str(client.read_flow_run(asked.id).state_id).replace("-", "")
+    stone = Named(id=None, how="canceled elsewhere", canceled=(attempt,)).model_dump_json()
+    row = ledger.name(key_of(asked.id, print_, 0), 1, "job")
+
+    async def cancel() -> bool:
+        (index,) = await rows.read("pr-batch-")
+        return await Pack(rows, index.removeprefix("pr-batch-")).write(row, stone)
+
+    assert do(cancel)
+    thread.join()
+    assert set(errors[0].errors) == {1}
+    assert "canceled elsewhere" in str(errors[0].errors[1])
+    assert len(world.creates()) == 1
 
 
 def test_a_job_that_one_made_and_another_finds_is_had_by_one_of_them(world: World) -> None:
