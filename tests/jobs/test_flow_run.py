@@ -1,5 +1,6 @@
 """Whether a flow run wants its jobs, by what is asked of it and of those that called it."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from starlette.requests import Request
 
 from prefect_replicate.jobs.engine import engine
 from prefect_replicate.jobs.flow_run import being_canceled
+from prefect_replicate.jobs.watch import _shared_look
 from tests.chaos.proxy import Proxy
 
 
@@ -135,6 +137,31 @@ def test_a_flow_run_that_is_gone_wants_nothing_and_one_whose_caller_is_gone_goes
     assert not unwanted(not_looked_at)
     family.client.delete_flow_run(run.id)
     assert unwanted(run)
+
+
+def test_many_jobs_of_one_flow_run_look_together_whether_it_wants_them(family: Family) -> None:
+    looks: list[str] = []
+
+    def note(request: Request, _: bytes) -> None:
+        if "/flow_runs/" in request.url.path:
+            looks.append(request.url.path)
+
+    async def fifty(every: float) -> set[bool]:
+        return set(await asyncio.gather(*(_shared_look(run.id, every) for _ in range(50))))
+
+    run = family.run()
+    server = str(get_current_settings().api.url).removesuffix("/api")
+    with (
+        Proxy(server, instead=note).running() as url,
+        temporary_settings({PREFECT_API_URL: f"{url}/api"}),
+    ):
+        assert engine().run(lambda: fifty(60)) == {False}
+        family.to(run, Cancelling())
+        assert engine().run(lambda: fifty(60)) == {False}
+        assert len(looks) == 1
+        # What was seen counts for half the time between two looks.
+        assert engine().run(lambda: fifty(1e-6)) == {True}
+    assert 1 < len(looks) <= 51
 
 
 def test_who_called_a_flow_run_is_asked_once_and_its_state_each_time(family: Family) -> None:

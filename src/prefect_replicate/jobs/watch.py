@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -382,7 +383,7 @@ class Watch:
         if self.job.done or run is None or now - self.looked < self.patience.look_every:
             return
         self.looked = now
-        if await _answered(being_canceled(run), "the flow run's state"):
+        if await _answered(_shared_look(run, self.patience.look_every), "the flow run's state"):
             left = await abandon(self.client, self.job)
             raise JobCanceled(f"The flow run is being canceled. {left.fate}.", left.job)
 
@@ -396,6 +397,25 @@ class Watch:
             f"when its deadline of {self.patience.deadline:g} s passed. {left.fate}.",
             left.job,
         )
+
+
+_looks: OrderedDict[UUID, tuple[float, asyncio.Future[bool]]] = OrderedDict()
+_MOST_LOOKS = 1000
+
+
+async def _shared_look(run: UUID, every: float) -> bool:
+    """Whether a flow run is being canceled. Its jobs that are waited for here look together.
+
+    What another one has seen counts for half the time between two looks, so that a cancel is seen
+    at most half as much later again.
+    """
+    now = time.monotonic()
+    if run not in _looks or now - _looks[run][0] >= every / 2:
+        _looks[run] = now, asyncio.ensure_future(being_canceled(run))
+        _looks.move_to_end(run)
+        while len(_looks) > _MOST_LOOKS:
+            _looks.popitem(last=False)
+    return await asyncio.shield(_looks[run][1])
 
 
 async def _answered(look: Awaitable[T], what: str) -> T | None:
