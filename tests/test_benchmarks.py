@@ -21,7 +21,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_table_has_every_contender_and_ours_loses_nothing() -> None:
-    done = _run("--quick", "jobs", "imports")
+    done = _run("--quick", "jobs", "ledger", "imports")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     for label in {entry.label for entry in (*ENTRIES, FLOW)}:
@@ -33,6 +33,8 @@ def test_the_table_has_every_contender_and_ours_loses_nothing() -> None:
             asked, succeeded, lost, in_vain = map(int, counts.groups())
             assert (succeeded, lost, in_vain) == (asked, 0, 0)
     assert "import prefect_replicate" in lines[-4]
+    (ledger,) = (line for line in lines if line.startswith("the ledger"))
+    assert len(ledger[46:].split()) == 2
 
 
 def test_local_replicate_is_measured_beside_coglet_and_answers_all_that_wait() -> None:
@@ -56,4 +58,6 @@ def test_local_replicate_is_measured_beside_coglet_and_answers_all_that_wait() -
 def test_what_there_is_not_is_named() -> None:
     done = _run("nothing")
     assert done.returncode == 2
-    assert "there is no nothing; there are jobs, creates, polls, local, imports" in done.stderr
+    assert (
+        "there is no nothing; there are jobs, creates, polls, ledger, local, imports" in done.stderr
+    )

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import imports, local
+from tests.benchmarks import imports, ledger, local
 from tests.benchmarks.service import LISTENING
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +203,7 @@ def _prefect_server() -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is named, or everything."""
-    names = [*CASES, "local", "imports"]
+    names = [*CASES, "ledger", "local", "imports"]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of a tenth each")
     parser.add_argument("--rounds", type=int, help="how many rounds (3)")
@@ -216,9 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale, give_up = (0.1, 10.0) if given.quick else (1.0, GIVE_UP)
     _introduce(rounds, give_up)
     races = [name for name in CASES if name in chosen]
-    with surroundings(prefect="jobs" in races):
+    with surroundings(prefect=bool({"jobs", "ledger"} & {*chosen})):
         if races:
             _race(races, scale, rounds, give_up)
+        if "ledger" in chosen:
+            count = int(ledger.COUNT * scale)
+            with service() as url:
+                _say("", f"ledger: run_batch of {count:,}", *ledger.table(url, rounds, count))
         if "local" in chosen:
             _say("", "local: Local Replicate itself, and coglet, which runs its models, alone")
             _say(*local.table(rounds, local.QUICK if given.quick else local.FULL))

@@ -20,15 +20,15 @@ class Ours(Contender):
     """`arun_model` without its task run; creates and polls by the client itself."""
 
     def __init__(self, base_url: str, transport: Transport) -> None:
-        self._credentials = ReplicateCredentials(api_token=TOKEN, base_url=base_url)
+        self.credentials = ReplicateCredentials(api_token=TOKEN, base_url=base_url)
         self._transport = transport
         self._client = self._open()
         # The engine's own, which keeps to Replicate's limits and would be measured by them.
-        engine()._clients[self._credentials.access] = self._open()
+        engine()._clients[self.credentials.access] = self._open()
 
     def _open(self) -> Client:
         budgets = Budgets(Budget(math.inf), Budget(math.inf))
-        return Client(self._credentials.access, transport=self._transport, budgets=budgets)
+        return Client(self.credentials.access, transport=self._transport, budgets=budgets)
 
     async def create(self) -> str:
         return (await self._client.send(calls.predictions_create(VERSION, INPUT))).id
@@ -37,14 +37,14 @@ class Ours(Contender):
         await self._client.send(calls.predictions_get(prediction))
 
     async def run(self) -> None:
-        await arun_model.fn(VERSION, INPUT, credentials=self._credentials)
+        await arun_model.fn(VERSION, INPUT, credentials=self.credentials)
 
 
 class InFlow(Ours):
     """The whole thing: task runs of a flow run, on a Prefect server."""
 
     async def run(self) -> None:
-        await arun_model(VERSION, INPUT, credentials=self._credentials)
+        await arun_model(VERSION, INPUT, credentials=self.credentials)
 
     async def hold(self, work: Callable[[], Awaitable[Any]]) -> None:
         await flow(name="benchmark")(work)()
