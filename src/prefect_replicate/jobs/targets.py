@@ -29,7 +29,6 @@ from prefect_replicate.jobs.flow_run import flow_run_id, run_logger
 from prefect_replicate.jobs.identity import fingerprint, key_of
 from prefect_replicate.jobs.inputs import Schema, no_schema, prepare
 from prefect_replicate.jobs.latest import look_up
-from prefect_replicate.jobs.ledger import Margins
 from prefect_replicate.jobs.orphans import wanted
 from prefect_replicate.jobs.settled import Ticket, this_process
 from prefect_replicate.jobs.slots import caller, slots
@@ -38,7 +37,6 @@ from prefect_replicate.jobs.submit import Request, create, obtain
 from prefect_replicate.jobs.undo import undo_with_transaction
 from prefect_replicate.jobs.uploads import digest_at
 from prefect_replicate.jobs.watch import Patience
-from prefect_replicate.settings import read_settings
 from prefect_replicate.webhooks.mailbox import another_mailbox
 
 J = TypeVar("J", bound=Job)
@@ -194,30 +192,23 @@ async def start(
         made = await create(client, call, shown=shown)
         undo_with_transaction(client, made)
         return made
-    settings = read_settings()
-    margins = Margins(
-        send=settings.ledger_send,
-        answer=settings.ledger_answer,
-        accept=settings.ledger_accept,
-        list=settings.ledger_list,
-    )
 
     def make(generation: int, number: int) -> tuple[Call[J], int | None]:
         first = generation == number == 1
         own = hook if first or hook is None else replace(hook, url=another_mailbox(hook.url))
         code = code_of(ticket.root, ticket.fingerprint, ticket.place, generation, number)
         life = target.life(waiting, code)
-        return replace(target.call(given, life, own), within=margins.answer), life
+        return replace(target.call(given, life, own), within=waiting.margins.answer), life
 
     request = Request(
         make,
         wanted=wanted(given, **target.about()),
         trains=target.trains,
-        margins=margins,
-        look_every=settings.ledger_look,
+        margins=waiting.margins,
+        look_every=waiting.look_for_lost,
         patience=waiting.deadline,
         mismatch=target.mismatch,
-        proof=settings.ledger_orphans == "token",
+        proof=waiting.proof,
         choices=place.choices,
         shown=shown,
     )

@@ -39,6 +39,7 @@ from prefect_replicate.api.retries import transient
 from prefect_replicate.jobs.engine import engine, terminated
 from prefect_replicate.jobs.flow_run import being_canceled, flow_run_id, run_logger
 from prefect_replicate.jobs.latest import forget
+from prefect_replicate.jobs.ledger import Margins
 from prefect_replicate.jobs.settled import settle
 from prefect_replicate.settings import read_settings
 from prefect_replicate.webhooks.mailbox import Address, address_of, read
@@ -120,6 +121,9 @@ class Patience:
 
     Attributes:
         poll_told: Between polls of a job that a webhook tells of; None to wait by polls alone.
+        margins: How long each part of a create may take.
+        look_for_lost: Between looks for a job whose create got no answer.
+        proof: Only what proves whose such a job is counts.
     """
 
     deadline: float
@@ -127,6 +131,9 @@ class Patience:
     poll_last: float
     look_every: float
     poll_told: float | None = None
+    margins: Margins = field(default_factory=Margins)
+    look_for_lost: float = 3.0
+    proof: bool = False
 
 
 Wait: TypeAlias = Literal["poll", "webhook"]
@@ -151,6 +158,14 @@ def patience(deadline: float | None, wait: Wait = "poll") -> Patience:
         settings.poll_last,
         settings.look_every,
         settings.webhook_poll if wait == "webhook" else None,
+        Margins(
+            send=settings.ledger_send,
+            answer=settings.ledger_answer,
+            accept=settings.ledger_accept,
+            list=settings.ledger_list,
+        ),
+        settings.ledger_look,
+        settings.ledger_orphans == "token",
     )
 
 
