@@ -180,7 +180,7 @@ def asked(world: World) -> Counter[str]:
     for each in world.creates():
         if each.path.endswith("/trainings"):
             names[f"training {each.path.split('/')[-4].removeprefix('base-')}"] += 1
-        else:
+        elif each.body:  # otherwise it is still on its way
             names[json.loads(each.body)["input"]["text"]] += 1
     return names
 
