@@ -17,7 +17,6 @@ ZOMBIES = {
     "hooked 0": "after the last check",
     "prediction 1": "while it waits",
 }
-# One of a batch is stopped, and the others have their jobs.
 TWICE = ("prediction 0", "deployment 0", "training 0", "hooked 0")
 BATCH = [f"batch 0 {number}" for number in range(3)]
 # Short: whoever comes later finds that no create is under way any more.
@@ -58,9 +57,9 @@ def test_a_process_that_slept_before_its_create_cancels_its_own_job_and_one_that
         program.running("stop") as sleeper,
     ):
         sleeper.stopped()
-        before = sum(asked(world).values())
+        wanted = {"prediction 0", "deployment 0", "training tiny", "hooked 0", *BATCH}
         with program.retrying(sleeper.run) as other:
-            until(lambda: sum(asked(world).values()) == before + 5, other.log)
+            until(lambda: wanted <= set(asked(world)), other.log)
             sleeper.goes_on()
             outputs = other.outputs()
         sleeper.ended()
@@ -72,8 +71,10 @@ def test_a_process_that_slept_before_its_create_cancels_its_own_job_and_one_that
         name: {"succeeded": 1, "canceled": 1} for name in TWICE
     }
     assert found["prediction 1"] == Counter(succeeded=1)
-    assert sorted(found[name].total() for name in BATCH) == [1, 1, 2]
+    # One item of the batch was stopped for certain, and others may have been on their way.
     assert all(found[name]["succeeded"] == 1 for name in BATCH)
+    assert any(found[name] == {"succeeded": 1, "canceled": 1} for name in BATCH)
+    assert all(found[name].total() <= 2 for name in BATCH)
     for job in world.jobs() + world.jobs("trainings"):
         canceled = job["status"] == "canceled"
         assert (f"Job {job['id']} is a second one of this call" in told) == canceled
