@@ -195,7 +195,9 @@ class Stopping:
         """
         ids = FlowRunFilter(id={"any_": [run.id for run in runs]})
         wanted = [state] * len(runs)
-        ended = {"CRASHED"} | ({"FAILED", "CANCELLED"} if state == "CANCELLED" else set())
+        # What nobody waits for was made by a task that has completed.
+        ended = {"CRASHED", "COMPLETED"}
+        ended |= {"FAILED", "CANCELLED"} if state == "CANCELLED" else set()
         flows, tasks = list[str](), list[str]()
         deadline = time.monotonic() + GRACE
         with get_client(sync_client=True) as client:

@@ -95,10 +95,12 @@ class Target(Generic[J]):
             return None if ran == wanted else f"it ran on {ran or 'none'}, not on {wanted}"
         reference = parse_reference(self.ref if self.trains else self.asked)
         model, version = str(reference.model) if reference.model else None, reference.version
+        if version and len(job.version) == _WHOLE:
+            # It says it all: two models may have one and the same.
+            same = job.version == version
+            return None if same else f"it is of version {job.version}, not of {version}"
         if model and job.model and job.model != model:
             return f"it is of {job.model}, and {model} is asked for"
-        if version and len(job.version) == _WHOLE and job.version != version:
-            return f"it is of version {job.version}, and {version} is asked for"
         return None
 
     def life(self, waiting: Patience, code: int = 0) -> int | None:
