@@ -1,5 +1,6 @@
 """Short margins, flow runs that can be run again, and what Local Replicate was asked for."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,8 @@ from prefect.states import Scheduled
 from prefect_replicate import LocalReplicate, ReplicateCredentials, release_deployment
 from prefect_replicate.local import Received
 
+# All that there is, and not only what changes are most likely to break.
+FULL_SIZE = bool(os.environ.get("PREFECT_REPLICATE_FULL_SIZE"))
 # Local Replicate takes and lists a job at once.
 MARGINS = {"SEND": "1", "ANSWER": "2", "ACCEPT": "0", "LIST": "0", "LOOK": "0.3"}
 QUARANTINE = 3.0

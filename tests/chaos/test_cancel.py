@@ -24,7 +24,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed, Scheduled
 
 from prefect_replicate import sweep_jobs
-from tests.chaos.conftest import World, tell_stop
+from tests.chaos.conftest import FULL_SIZE, World, tell_stop
 from tests.chaos.running import until
 
 T = TypeVar("T")
@@ -239,7 +239,7 @@ def stopping(world: World, tmp_path: Path) -> Stopping:
 def _scripts() -> list[Any]:
     names = tuple(name for name in MAKES if name != "unwaited")
     together = pytest.param(names, id="all at once")
-    if not os.environ.get("PREFECT_REPLICATE_FULL_SIZE"):
+    if not FULL_SIZE:
         return [together]
     return [together, *(pytest.param((name,), id=name) for name in names)]
 

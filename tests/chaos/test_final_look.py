@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefect_replicate import run_model, sweep_jobs
-from tests.chaos.conftest import QUARANTINE, Again, World
+from tests.chaos.conftest import FULL_SIZE, QUARANTINE, Again, World
 from tests.chaos.running import asked, until
 from tests.chaos.test_zombies import recorded, zombies
 
@@ -54,7 +54,7 @@ def test_what_a_process_made_that_slept_and_was_killed_right_after_its_create_is
     assert sum(asked(world).values()) == 4
 
 
-@pytest.mark.parametrize("late", ["taken", "listed"])
+@pytest.mark.parametrize("late", ["taken", "listed"] if FULL_SIZE else ["taken"])
 def test_what_replicate_takes_or_lists_later_than_every_margin_is_canceled(
     world: World, late: str
 ) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from prefect_replicate import ReplicateCredentials, ReplicateWebhook, run_model, train_model
-from tests.chaos.conftest import Again, World
+from tests.chaos.conftest import FULL_SIZE, Again, World
 from tests.chaos.proxy import Proxy
 from tests.chaos.running import until
 from tests.chaos.test_lost import CREATE, DATA, asking
@@ -184,7 +184,10 @@ def end(each: socket.socket) -> None:
 
 # Whether jobs show their webhooks, seconds until they are listed, and by how many seconds the
 # clocks of Replicate and of this machine are ahead.
-UNCONFIRMED = [(False, 2, HOUR, 0), (True, 2, -HOUR, 0), (False, 0, 0, HOUR), (True, 0, 0, -HOUR)]
+# Each setting of each is in the first two.
+UNCONFIRMED = [(False, 2, HOUR, 0), (True, 0, 0, -HOUR)]
+if FULL_SIZE:
+    UNCONFIRMED += [(True, 2, -HOUR, 0), (False, 0, 0, HOUR)]
 
 
 @pytest.mark.parametrize(("echo", "lag", "theirs", "ours"), UNCONFIRMED)

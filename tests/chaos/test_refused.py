@@ -108,7 +108,7 @@ def test_another_account_is_told_that_the_job_is_not_its_own(world: World) -> No
     assert len(world.creates()) == 1
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"v": 2}', '{"v": 1}'])
+@pytest.mark.parametrize("damage", ["{", '{"v": 2}'])
 def test_a_damaged_row_is_no_reason_to_create_another_job(world: World, damage: str) -> None:
     # It is kept from the server first, as no row there can be changed afterwards.
     rows: list[str] = []
