@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
 from prefect.states import Scheduled
@@ -151,6 +152,15 @@ class World:
         return str(self.api.post("/predictions", json=body).raise_for_status().json()["id"])
 
 
+def leave_out_others() -> None:
+    """See to it that a sweep goes through no flow runs of earlier tests."""
+    meant = FlowRunFilter(tags=FlowRunFilterTags(all_=["replicate"]))
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_run_filter=meant):
+            for run in runs:
+                client.update_flow_run(run.id, tags=[tag for tag in run.tags if tag != "replicate"])
+
+
 @pytest.fixture
 def world(
     prefect_server: None,
@@ -162,6 +172,7 @@ def world(
     """Nothing has been asked yet, and margins are short."""
     for name, value in MARGINS.items():
         monkeypatch.setenv(f"PREFECT_INTEGRATIONS_REPLICATE_LEDGER_{name}", value)
+    leave_out_others()
     replicate.reset()
     with replicate.behaving():
         yield World(replicate, credentials, tiny_model)

@@ -45,7 +45,7 @@ from prefect_replicate.jobs import ledger, orphans
 from prefect_replicate.jobs.ledger import Claim, Held, Margins, Named
 from prefect_replicate.jobs.sweeping import wanted_by
 from prefect_replicate.jobs.tending import Wanted
-from tests.chaos.conftest import Again
+from tests.chaos.conftest import Again, leave_out_others
 from tests.conftest import ROOT
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -184,7 +184,7 @@ def world(
     monkeypatch.setenv("REPLICATE_API_TOKEN", replicate.token)
     monkeypatch.setenv("REPLICATE_BASE_URL", replicate.base_url)
     replicate.reset()
-    sweep_jobs(patience=10**6)  # what other tests have left
+    leave_out_others()
     replicate.clear_requests()
     world = World(replicate, tiny_model)
     yield world

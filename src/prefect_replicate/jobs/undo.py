@@ -65,8 +65,7 @@ class _Undo:
             run_logger().info("%s %s had ended already, as '%s'", kind, job.id, job.status)
             await write_end(job)
             return
-        # Whoever runs this again wants a job again.
-        await abandon(self.client, job, interrupted=True)
+        await abandon(self.client, job, undone=True)
 
 
 def undo_with_transaction(client: Client, job: Job) -> None:

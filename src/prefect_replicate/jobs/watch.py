@@ -232,7 +232,9 @@ class Abandoned:
     fate: str
 
 
-async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Abandoned:
+async def abandon(
+    client: Client, job: Job, *, interrupted: bool = False, undone: bool = False
+) -> Abandoned:
     """Cancel a job that nobody wants, and say what became of it. Never raises an API error.
 
     A job of a flow run whose process was asked to end, and that is not being canceled itself, is
@@ -243,6 +245,7 @@ async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Aba
         job: It.
         interrupted: Its caller was. Should that be tried again, by a task that timed out, then it
             wants a job again.
+        undone: As if it had never been asked for: whoever asks again wants a job again.
     """
     what = f"{type(job).__name__} {job.id}"
     if interrupted and await _left_behind():
@@ -258,7 +261,7 @@ async def abandon(client: Client, job: Job, *, interrupted: bool = False) -> Aba
         fate = f"{what} could not be canceled and may run on and cost money: {where} ({why})"
         run_logger().error(fate)
         return Abandoned(job, fate)
-    await settle(job, retryable=interrupted)
+    await settle(job, retryable=interrupted or undone)
     ended = "had ended before it could be canceled" if job.status in _PAID else "was canceled"
     fate = f"{what} {ended}; it is charged for the time that it ran"
     run_logger().info(fate)
