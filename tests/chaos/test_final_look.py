@@ -36,7 +36,7 @@ def test_what_a_process_made_that_slept_and_was_killed_right_after_its_create_is
 ) -> None:
     program = zombies(world, {"prediction 0": LAST, "hooked 0": LAST}, tmp_path, unused_tcp_port)
     with (
-        world.replicate.fault("cold_boot", model="local/*", seconds=20, times=None),
+        world.replicate.fault("cold_boot", model="local/*", seconds=15, times=None),
         program.running("stop", DYING="2") as sleeper,
     ):
         sleeper.stopped()

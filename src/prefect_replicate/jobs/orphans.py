@@ -109,11 +109,9 @@ def _kind(claim: Claim, job: Job, *, echoes: bool) -> Literal["mine", "possible"
 
 def _differs(wanted: Mapping[str, Any], job: Job) -> bool:
     model, version = wanted.get("model"), wanted.get("version")
-    # A version says it all: two models may have one and the same.
-    if version and len(job.version) == 64:
-        if job.version != version:
-            return True
-    elif model and job.model and job.model != model:
+    if model and job.model and job.model != model:
+        return True
+    if version and len(job.version) == 64 and job.version != version:
         return True
     deployment = wanted.get("deployment")
     if isinstance(job, Prediction) and (job.deployment or "") != (deployment or ""):
