@@ -363,6 +363,14 @@ CASES = {
         NotFoundError,
         "nobody",
     ),
+    "sweep_jobs": Case(
+        lambda _: {"patience": 10**6},
+        # Nothing of these flow runs is left to do, whatever else there is.
+        lambda got, w: all(w.prediction not in one.canceled for one in got),
+        {"patience": -1},
+        BadInputError,
+        "Nothing was done",
+    ),
     "get_account": Case(_nothing, lambda got, _: got.username == "local"),
     "get_webhook_secret": Case(
         _nothing,
