@@ -31,8 +31,8 @@ POINTS = (
     "before the end is written",
     SAVING,
 )
-# A second machine is a retry with less to go by; the retry alone is tried on PostgreSQL too.
-WAYS = ("second machine", "task", "flow", *(["retry"] if FULL_SIZE else []))
+# A second machine is a retry with less to go by, and a flow that is run again runs its tasks again.
+WAYS = ("second machine", "flow", *(["retry", "task"] if FULL_SIZE else []))
 CALLS = {f"{kind} {number}": point for kind in KINDS for number, point in enumerate(POINTS)}
 BATCH = 3
 CHOSEN = [CALLS]

@@ -23,7 +23,7 @@ from tests.contract.document import completed, hinted
 from tests.contract.test_operations import CALLS
 from tests.contract.world import WEBHOOKS, World, hints
 
-EXAMPLES = int(os.environ.get("PREFECT_REPLICATE_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("PREFECT_REPLICATE_EXAMPLES", "6"))
 Operation: TypeAlias = schemathesis.APIOperation[Any, Any, Any, Any]
 Case: TypeAlias = schemathesis.Case[Operation]
 

@@ -362,7 +362,7 @@ class Faulty(Rows):
         return fault
 
 
-@settings(max_examples=150, deadline=None)
+@settings(derandomize=True, database=None, max_examples=150, deadline=None)
 @given(
     faults=st.lists(st.integers(0, 63), max_size=80),
     asked=st.lists(
